@@ -1,0 +1,1 @@
+"""Receive, record, forward and replay Bitrix24 events on a laptop."""
