@@ -1,0 +1,61 @@
+"""The command line: a module a noun; commands parse, call and print."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from b24tunnel.errors import UserError
+
+# Command: the module that has it under the same name. A module is imported when its command is needed.
+_COMMANDS = {
+    "demo": "demo",
+    "listen": "listen",
+    "list": "recordings",
+    "show": "recordings",
+    "follow": "recordings",
+    "replay": "replay",
+    "events": "events",
+    "bindings": "bindings",
+    "sandbox": "sandbox",
+}
+
+
+class _Shown(click.ClickException):
+    """A user's error as click shows it: one sentence, and its exit code."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__("\n".join([str(error), *getattr(error, "__notes__", ())]))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"b24tunnel.cli.{_COMMANDS[name]}")
+        command: click.Command = getattr(module, f"{name}_command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _Shown(error) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="b24tunnel")
+def cli() -> None:
+    """Receive, record, forward and replay Bitrix24 events on your laptop.
+
+    \b
+    Try it with no account:   b24tunnel demo
+    Then, in two terminals:   b24tunnel sandbox
+                              b24tunnel listen ONCRMDEALUPDATE --portal sandbox
+    """

@@ -1,0 +1,48 @@
+"""`b24tunnel bindings`: what this tool has bound, and the removal of what a crash left."""
+
+from __future__ import annotations
+
+import click
+
+from b24tunnel.cli.terminal import json_option, print_json, print_table
+
+
+@click.group("bindings", invoke_without_command=True, epilog="\b\nExample:\n  b24tunnel bindings clean")
+@json_option
+@click.pass_context
+def bindings_command(context: click.Context, as_json: bool) -> None:
+    """List the bindings that this tool made and has not removed yet."""
+    if context.invoked_subcommand is not None:
+        return
+    from b24tunnel.portal import State
+
+    rows = State.open().ledger()
+    if as_json:
+        for row in rows:
+            print_json({"portal": row.portal, "event": row.event, "handler": row.handler, "state": row.state})
+    elif rows:
+        print_table(
+            ("PORTAL", "EVENT", "HANDLER", "STATE"), ((r.portal, r.event, r.handler, r.state) for r in rows)
+        )
+    else:
+        click.echo("Nothing is bound by this tool.", err=True)
+
+
+@bindings_command.command("clean", epilog="\b\nExample:\n  b24tunnel bindings clean")
+def clean() -> None:
+    """Unbind what crashed runs left on their portals; nothing else is touched."""
+    import asyncio
+
+    from b24tunnel.errors import OutsideFailure
+    from b24tunnel.portal import State
+    from b24tunnel.portal.clean_up import clean_all
+
+    results = asyncio.run(clean_all(State.open()))
+    unbound = sum(len(result.unbound) for result in results)
+    click.echo(f"Unbound {unbound} binding(s) that were left behind.")
+    left = [leftover for result in results for leftover in result.left]
+    if left:
+        raise OutsideFailure(
+            f"{len(left)} binding(s) are still there, the first is {left[0].row.event} on {left[0].row.portal}: "
+            f"{left[0].reason}"
+        )

@@ -1,0 +1,200 @@
+"""`b24tunnel list`, `show` and `follow`: what is recorded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from b24tunnel.cli.terminal import (
+    json_option,
+    local_time,
+    open_journal,
+    print_json,
+    print_table,
+    recordings_option,
+    reveal_option,
+    say_unreadable,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from b24tunnel.journal import History, Journal
+    from b24tunnel.redact import Masker
+
+
+@click.command("list", epilog="\b\nExample:\n  b24tunnel list 'ONCRM*' --failed -n 20")
+@click.argument("selectors", nargs=-1, metavar="[SELECTOR]...")
+@recordings_option
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000_000), default=50, show_default=True, help="How many.")
+@click.option("--failed", is_flag=True, help="Only those whose last attempt was not answered 2xx.")
+@json_option
+@reveal_option
+def list_command(
+    selectors: tuple[str, ...], recordings: Path, limit: int, failed: bool, as_json: bool, reveal: bool
+) -> None:
+    """List recordings, newest last, each with what the handler made of it.
+
+    A SELECTOR is an id (12-345), last, last:N, a session (12), or an event code or glob ('ONCRM*').
+    """
+    from b24tunnel.cli.render import attempt_json, outcome, recording_json, summary, what
+    from b24tunnel.redact import Masker
+
+    journal = open_journal(recordings)
+    newest = list(itertools.islice(_chosen(journal, selectors, recordings, failed), limit))
+    chosen = newest[::-1]
+    if as_json:
+        for recording, attempts in chosen:
+            masker = None if reveal else Masker.of(recording)
+            print_json(
+                {**recording_json(recording, masker), "attempts": [attempt_json(a, masker) for a in attempts]}
+            )
+    elif chosen:
+        print_table(
+            ("ID", "RECEIVED", "EVENT", "DATA", "ORIGIN", "HANDLER"),
+            (
+                (
+                    recording.id,
+                    local_time(recording.received_at),
+                    what(recording),
+                    summary(recording),
+                    recording.verdict,
+                    outcome(attempts[-1] if attempts else None)
+                    + (f" (attempt {len(attempts)})" if len(attempts) > 1 else ""),
+                )
+                for recording, attempts in chosen
+            ),
+        )
+    else:
+        click.echo(
+            f"No recordings{' that match' if selectors or failed else ''} in {journal.directory}.", err=True
+        )
+    say_unreadable(journal)
+
+
+def _chosen(journal: Journal, selectors: tuple[str, ...], recordings: Path, failed: bool) -> Iterator[History]:
+    """The histories that are asked for, newest first."""
+    from b24tunnel.replay import select
+
+    wanted = {recording.id for recording in select(journal, selectors, recordings)} if selectors else None
+    for history in journal.newest_first():
+        if wanted is not None and history.recording.id not in wanted:
+            continue
+        if failed and not (history.attempts and not history.attempts[-1].ok):
+            continue
+        yield history
+
+
+@click.command("show", epilog="\b\nExample:\n  b24tunnel show last")
+@click.argument("selector", metavar="ID")
+@recordings_option
+@json_option
+@reveal_option
+def show_command(selector: str, recordings: Path, as_json: bool, reveal: bool) -> None:
+    """Show one recording whole: request, event, exact body, and every attempt with its answer.
+
+    ID is a recording's id, or 'last', or a fixture. Secrets are masked unless --reveal is given.
+    """
+    from b24tunnel.cli.render import attempt_json, outcome, pretty, recording_json, what
+    from b24tunnel.redact import Masker
+    from b24tunnel.replay import select_one
+
+    journal = open_journal(recordings)
+    recording = select_one(journal, selector, recordings)
+    attempts = journal.attempts(recording.id)
+    masker = None if reveal else Masker.of(recording)
+    shown = recording_json(recording, masker)
+    tries = [attempt_json(attempt, masker) for attempt in attempts]
+    if as_json:
+        print_json({**shown, "attempts": tries})
+        return
+    request = shown["request"]
+    lines = [
+        f"{what(recording)}  {recording.id}",
+        f"  received {local_time(recording.received_at)} from {recording.remote or 'unknown'}, {recording.verdict}"
+        + (f", portal {recording.portal}" if recording.portal else ""),
+        "",
+        f"{request['method']} {request['target']} HTTP/{request['http_version']}",
+        *(f"{name}: {value}" for name, value in request["headers"]),
+        "",
+        f"Body ({len(recording.body)} bytes):",
+        request.get("body") or request.get("body_masked") or request.get("body_base64", ""),
+        "",
+        "Event:",
+        pretty(shown["event"]),
+    ]
+    for number, (attempt, record) in enumerate(zip(attempts, tries, strict=True), 1):
+        lines += [
+            "",
+            f"Attempt {number} ({attempt.cause}, {local_time(attempt.started_at)}) to {record['target']}:",
+            f"  {outcome(attempt)}",
+            *(f"  {name}: {value}" for name, value in record["headers"]),
+        ]
+        answer = record.get("body") or record.get("body_base64")
+        if answer:
+            lines += ["", *(f"  {line}" for line in answer.splitlines())]
+        if attempt.truncated:
+            lines.append("  … (the answer went on)")
+    if not attempts:
+        lines += ["", "No attempt: it was not forwarded or replayed."]
+    click.echo("\n".join(map(visible, lines)))
+
+
+@click.command("follow", epilog="\b\nExample:\n  b24tunnel follow --json | jq .code")
+@recordings_option
+@json_option
+@reveal_option
+def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
+    """Print recordings and attempts as they come, also those of a 'listen' in another terminal."""
+    import asyncio
+
+    from b24tunnel.cli.render import attempt_json, recording_json, renderer
+    from b24tunnel.cli.terminal import run_until_stopped
+    from b24tunnel.happenings import Attempted, Recorded
+    from b24tunnel.journal import follow_directory
+    from b24tunnel.recording import Recording
+    from b24tunnel.redact import Masker
+
+    journal = open_journal(recordings)
+    show = renderer(None)
+    # Secrets of recent recordings, for masking them in what handlers answer to them.
+    maskers: dict[str, Masker] = {}
+
+    async def print_as_they_come() -> None:
+        async for record in follow_directory(journal.directory):
+            if isinstance(record, Recording):
+                maskers[record.id] = Masker.of(record)
+                if len(maskers) > 1000:
+                    del maskers[next(iter(maskers))]
+                if as_json:
+                    print_json(recording_json(record, None if reveal else maskers[record.id]))
+                else:
+                    show(Recorded(record))
+            elif as_json:
+                masker = maskers.get(record.recording) or _masker_of(journal, record.recording)
+                print_json(attempt_json(record, None if reveal else masker))
+            else:
+                show(Attempted(record))
+
+    async def follow(stop: asyncio.Event) -> None:
+        printing = asyncio.create_task(print_as_they_come())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((printing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (printing, stopping):
+            task.cancel()
+        results = await asyncio.gather(printing, stopping, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    run_until_stopped(follow, "Left at once.")
+
+
+def _masker_of(journal: Journal, recording_id: str) -> Masker:
+    from b24tunnel.redact import Masker
+
+    recording = journal.get(recording_id)
+    return Masker.of(recording) if recording else Masker(())

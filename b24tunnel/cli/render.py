@@ -1,0 +1,202 @@
+"""How `listen` shows what happens: rich, plain, json or quiet, each a function of one happening."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from b24tunnel.cli.terminal import print_json, visible
+from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
+from b24tunnel.recording import Attempt, Recording
+from b24tunnel.redact import Masker
+
+Renderer = Callable[[Happening], None]
+
+_SHOWN_FIELDS = 3
+_STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow", "quiet": "bright_black"}
+
+
+def renderer(output: str | None) -> Renderer:
+    """The renderer of this name; without one, rich on a terminal and plain elsewhere."""
+    if output is None:
+        output = "rich" if sys.stdout.isatty() else "plain"
+    chosen: dict[str, Renderer] = {
+        "rich": lambda happening: _print(happening, colours=True),
+        "plain": lambda happening: _print(happening, colours=False),
+        "json": lambda happening: print_json(as_json(happening)),
+        "quiet": _quiet,
+    }
+    return chosen[output]
+
+
+def what(recording: Recording) -> str:
+    """The event's code, or method and path of a delivery that is no event."""
+    return recording.code or f"{recording.method} {urlsplit(recording.target).path}"
+
+
+def summary(recording: Recording) -> str:
+    """The first few values of the event's data in short, secrets masked."""
+    data = Masker.of(recording).value(recording.event.data)
+    leaves: list[str] = []
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting and len(leaves) <= _SHOWN_FIELDS:
+        path, value = waiting.pop(0)
+        if isinstance(value, Mapping):
+            waiting[:0] = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting[:0] = [(f"{path}.{place}", item) for place, item in enumerate(value)]
+        elif value is not None:
+            shown = value if len(value) <= 40 else value[:39] + "…"
+            leaves.append(f"{path}={shown}" if path else shown)
+    more = " …" if len(leaves) > _SHOWN_FIELDS else ""
+    return " ".join(leaves[:_SHOWN_FIELDS]).replace("\n", "⏎") + more
+
+
+def outcome(attempt: Attempt | None) -> str:
+    """What a handler made of it, in short."""
+    if attempt is None:
+        return "not forwarded"
+    if attempt.error is not None:
+        return f"{attempt.error} ({_milliseconds(attempt.duration_ms)})"
+    return f"{attempt.status} in {_milliseconds(attempt.duration_ms)}"
+
+
+def attempt_json(attempt: Attempt, masker: Masker | None) -> dict[str, Any]:
+    """An attempt for output; without a masker nothing is masked."""
+    record = attempt.to_json()
+    if masker is not None:
+        record["target"] = masker.target(attempt.target)
+        record["headers"] = masker.headers(attempt.headers)
+        if "body" in record:
+            record["body"] = masker.text(record["body"])
+        if attempt.error is not None:
+            record["error"] = masker.text(attempt.error)
+    return record
+
+
+def recording_json(recording: Recording, masker: Masker | None) -> dict[str, Any]:
+    """A recording for output, with the parsed view beside the bytes; without a masker nothing is masked."""
+    record = recording.to_json()
+    event = recording.event.fields
+    if masker is not None:
+        request = record["request"]
+        request["target"] = masker.target(recording.target)
+        request["headers"] = masker.headers(recording.headers)
+        if "body" in request:
+            request["body"] = masker.body(recording.body)
+        else:
+            request["body_masked"] = masker.body(recording.body)
+            del request["body_base64"]
+        event = masker.value(event)
+    record["event"] = event
+    return record
+
+
+def as_json(happening: Happening) -> dict[str, Any]:
+    """A happening as one JSON object with its ``type``; secrets are masked."""
+    if isinstance(happening, Recorded):
+        recording = happening.recording
+        masker = Masker.of(recording)
+        return {
+            "type": "recorded",
+            "id": recording.id,
+            "code": recording.code,
+            "received_at": recording.to_json()["received_at"],
+            "method": recording.method,
+            "target": masker.target(recording.target),
+            "size": len(recording.body),
+            "data": masker.value(recording.event.data),
+            "verdict": recording.verdict,
+            "remote": recording.remote,
+        }
+    if isinstance(happening, Attempted):
+        attempt = happening.attempt
+        return {
+            "type": "attempt",
+            "recording": attempt.recording,
+            "cause": attempt.cause,
+            "target": Masker(()).target(attempt.target),
+            "started_at": attempt.to_json()["started_at"],
+            "status": attempt.status,
+            "duration_ms": round(attempt.duration_ms, 3),
+            "error": attempt.error,
+        }
+    if isinstance(happening, Pending):
+        return {"type": "pending", "recordings": happening.recordings, "resumed": happening.resumed}
+    return {"type": type(happening).__name__.lower(), **vars(happening)}
+
+
+def _print(happening: Happening, *, colours: bool) -> None:
+    for style, line in _lines(happening):
+        text = visible(line)
+        if colours:
+            text = click.style(text, fg=_STYLES.get(style))
+        click.echo(text, err=style == "trouble", color=colours)
+    sys.stdout.flush()
+
+
+def _quiet(happening: Happening) -> None:
+    if isinstance(happening, Trouble | Pending):
+        _print(happening, colours=False)
+
+
+def _lines(happening: Happening) -> list[tuple[str, str]]:
+    """The lines that a person reads, each with the name of its style."""
+    match happening:
+        case Ready():
+            lines = [("ok", f"Session {happening.session} listens at {happening.handler_url}")]
+            if happening.events and happening.portal:
+                lines.append(("", f"  bound    {', '.join(happening.events)} on {happening.portal}"))
+            elif happening.tunnel != "local":
+                lines.append(("", "  nothing bound: paste this address into the portal as the handler"))
+            else:
+                lines.append(("", "  nothing bound: send deliveries to this address"))
+            lines.append(("", f"  records  {happening.recordings} (journal, never committed)"))
+            lines.append(
+                ("", f"  forwards {happening.forward or 'nowhere: give --forward URL to hand events on'}")
+            )
+            return lines
+        case Recorded(recording):
+            warning = (
+                "  (application_token does not match the portal's)" if recording.verdict == "mismatched" else ""
+            )
+            moment = recording.received_at.astimezone().strftime("%H:%M:%S")
+            return [("", f"{moment} {recording.id:>8}  {what(recording)}  {summary(recording)}{warning}")]
+        case Attempted(attempt):
+            return [("ok" if attempt.ok else "wrong", f"         {attempt.recording:>8}  → {outcome(attempt)}")]
+        case Pending(recordings, resumed):
+            count = len(recordings)
+            if resumed:
+                return [
+                    ("note", f"{count} recording(s) of earlier sessions were not forwarded yet: they go first.")
+                ]
+            return [
+                (
+                    "trouble",
+                    f"{count} recording(s) of earlier sessions were never forwarded, the first is {recordings[0]}: "
+                    "start with --resume to hand them over, or with --no-resume to leave them.",
+                )
+            ]
+        case Note(message):
+            return [("note", message)]
+        case Trouble(message):
+            return [("trouble", message)]
+        case Stopped(session, recorded, answered, failed, pending):
+            sums = (
+                f"{recorded} recorded, {answered} answered 2xx, {failed} failed, {pending} still to be forwarded"
+            )
+            return [("ok", f"Session {session} ended: {sums}.")]
+
+
+def pretty(value: Any) -> str:
+    """A parsed body for people."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _milliseconds(duration: float) -> str:
+    return f"{duration / 1000:.1f} s" if duration >= 10_000 else f"{duration:.0f} ms"

@@ -1,0 +1,98 @@
+"""`b24tunnel sandbox`: the simulated portal on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from b24tunnel.cli.terminal import json_option, print_json, run_until_stopped
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+@click.group(
+    "sandbox",
+    invoke_without_command=True,
+    epilog="\b\nExample:\n  b24tunnel sandbox\n  b24tunnel sandbox call crm.deal.add 'fields[TITLE]=First'",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
+@click.option(
+    "--delay",
+    type=click.FloatRange(0, 60),
+    default=0.2,
+    show_default=True,
+    help="Seconds between a change and its delivery.",
+)
+@click.option("--name", default="sandbox", show_default=True, help="The portal's name for --portal.")
+@json_option
+@click.pass_context
+def sandbox_command(context: click.Context, port: int, delay: float, name: str, as_json: bool) -> None:
+    """Run a simulated Bitrix24 portal on this machine until Ctrl-C.
+
+    While it runs it is known as the portal 'sandbox', so 'listen --portal sandbox' finds it. --json prints its
+    address and credentials as one line.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from b24tunnel.portal import Portal, State
+    from b24tunnel.sandbox import Sandbox
+
+    state = State.open()
+
+    async def serve(stop: asyncio.Event) -> None:
+        async with Sandbox(port=port, delay=delay) as sandbox:
+            credentials = sandbox.credentials.as_dict()
+            state.save_portal(Portal.from_mapping(name, credentials))
+            try:
+                if as_json:
+                    print_json(credentials)
+                else:
+                    click.echo(
+                        f"Simulated portal at {sandbox.url}, known as {name!r} while it runs (Ctrl-C ends it)."
+                    )
+                    click.echo("In other terminals:")
+                    click.echo(f"  b24tunnel listen ONCRMDEALADD ONCRMDEALUPDATE --portal {name}")
+                    click.echo("  b24tunnel sandbox call crm.deal.add 'fields[TITLE]=First'")
+                await stop.wait()
+            finally:
+                state.remove_portal(name, only_if=lambda known: known.client_id == credentials["client_id"])
+
+    run_until_stopped(serve, "Left at once.")
+
+
+@sandbox_command.command(
+    "call", epilog="\b\nExample:\n  b24tunnel sandbox call crm.deal.update id=1 'fields[TITLE]=New'"
+)
+@click.argument("method")
+@click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--name", default="sandbox", show_default=True, help="The portal's name.")
+def call(method: str, params: tuple[str, ...], name: str) -> None:
+    """Call a REST METHOD of the running sandbox, for example to change a deal, and print its result."""
+    import asyncio
+
+    from b24tunnel import form
+    from b24tunnel.errors import WrongUsage
+    from b24tunnel.portal import RestClient, State
+
+    fields = {}
+    for param in params:
+        key, equals, value = param.partition("=")
+        if not equals:
+            raise WrongUsage(f"{param!r} is no parameter: write NAME=VALUE, such as 'fields[TITLE]=First'.")
+        fields[key] = value
+    parsed = form.parse("&".join(f"{_quoted(key)}={_quoted(value)}" for key, value in fields.items()).encode())
+    state = State.open()
+
+    async def run() -> object:
+        async with RestClient(state.portal(name), state) as client:
+            return await client.call(method, parsed if isinstance(parsed, dict) else {})
+
+    print_json(asyncio.run(run()))
+
+
+def _quoted(text: str) -> str:
+    from urllib.parse import quote_plus
+
+    return quote_plus(text, errors="surrogateescape")

@@ -1,0 +1,89 @@
+"""Event: the parsed view of a delivery, computed on demand from its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from b24tunnel import form
+
+# Seconds after 1970 up to the year 9999: what `datetime` can hold.
+_LATEST_TS = 253_402_300_799
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a delivery says, as a PHP handler would find it in ``$_POST``.
+
+    ``fields`` is the whole parsed body: every leaf is a string, an array whose keys are 0…n-1 in order is a
+    list, every other one a dict. A delivery that is no event (a robot, an application page) has ``code`` None.
+    """
+
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Event:
+        """Parse a form-encoded body. Raises ``form.FormError`` when it has more parameters than the bound."""
+        return cls(_as_mapping(form.parse(body)))
+
+    @classmethod
+    def from_request(cls, target: str, body: bytes) -> Event:
+        """Parse a request as PHP's ``$_REQUEST`` does: the query first, the body's fields over it.
+
+        ``target`` is the request target (``/path?query``). Bitrix24 documents that a handler must accept GET
+        and POST ("event.bind"); a GET delivery carries its fields in the query.
+        """
+        query = target.partition("?")[2].encode("utf-8", "surrogateescape")
+        if not query:
+            return cls.from_body(body)
+        return cls({**_as_mapping(form.parse(query)), **_as_mapping(form.parse(body))})
+
+    @property
+    def code(self) -> str | None:
+        """The event's code as it was sent; Bitrix24 sends upper case, compare without regard to case."""
+        return _text(self.fields.get("event"))
+
+    @property
+    def data(self) -> Any:
+        """``data`` as parsed: mostly a dict, sometimes a scalar; None where the delivery has none."""
+        return self.fields.get("data")
+
+    @property
+    def auth(self) -> dict[str, Any] | None:
+        """``auth`` as parsed, or None. A robot's or a webhook's holds no tokens."""
+        auth = self.fields.get("auth")
+        return auth if isinstance(auth, dict) else None
+
+    @cached_property
+    def ts(self) -> datetime | None:
+        """When Bitrix24 queued the event (aware, UTC, whole seconds); None where absent or no number."""
+        text = _text(self.fields.get("ts"))
+        if text is None or not (text.isascii() and text.isdigit()) or len(text) > 12:
+            return None
+        seconds = int(text)
+        return datetime.fromtimestamp(seconds, UTC) if seconds <= _LATEST_TS else None
+
+    @property
+    def handler_id(self) -> str | None:
+        """The id of the handler's row on the portal.
+
+        The key is ``event_handler_id``; for a while in 2024 it was ``event_id``; deliveries before have none.
+        """
+        return _text(self.fields.get("event_handler_id")) or _text(self.fields.get("event_id"))
+
+    @property
+    def application_token(self) -> str | None:
+        """``auth[application_token]``, the only proof of origin ("Secure event handlers"), or None."""
+        return _text((self.auth or {}).get("application_token"))
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """The top level as a mapping also where its keys happen to be 0…n-1."""
+    return value if isinstance(value, dict) else {str(key): item for key, item in enumerate(value)}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,1 @@
+"""Recordings in other forms than the journal's."""

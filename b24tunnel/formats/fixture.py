@@ -1,0 +1,49 @@
+"""Fixtures: one recording as a JSON file that is committed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from b24tunnel.errors import WrongUsage
+from b24tunnel.recording import Recording, UnreadableRecord
+
+_LARGEST = 128 * 1024 * 1024
+
+
+class FixtureNotFound(WrongUsage):
+    """No fixture with this name or path."""
+
+
+class FixtureUnreadable(WrongUsage):
+    """The file is there, but it is no fixture."""
+
+
+def load(name: str | Path, directory: str | Path = "recordings") -> Recording:
+    """The fixture with this name in ``directory`` (``load("oncrmdealadd")``), or at this path.
+
+    Raises `FixtureNotFound` or `FixtureUnreadable`, each naming the file.
+    """
+    path = _find(str(name), Path(directory))
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise FixtureUnreadable(f"{path} is larger than {_LARGEST:,} bytes: no fixture is.")
+        record = json.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise UnreadableRecord("not a JSON object")
+        # Its name is its id: the id that it was recorded under means nothing in another journal.
+        return replace(Recording.from_json(record), id=path.stem, name=path.stem)
+    except (OSError, ValueError, RecursionError) as error:
+        raise FixtureUnreadable(f"{path} is no fixture ({error}): save it again.") from error
+
+
+def _find(name: str, directory: Path) -> Path:
+    given = Path(name)
+    candidates = [given] if given.suffix == ".json" else []
+    if given.name == name:
+        candidates += [directory / name, directory / f"{name}.json", directory / f"{name.lower()}.json"]
+    for candidate in candidates:
+        if candidate.suffix == ".json" and candidate.is_file():
+            return candidate
+    raise FixtureNotFound(f"There is no fixture {name!r} in {directory} and no file of that name.")

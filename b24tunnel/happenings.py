@@ -1,0 +1,70 @@
+"""What happens while `listen` runs, as values: a session emits them, a renderer prints them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from b24tunnel.recording import Attempt, Recording
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The address is up and bound; deliveries are recorded from now on."""
+
+    session: int
+    handler_url: str
+    tunnel: str
+    events: tuple[str, ...]
+    portal: str | None
+    forward: str | None
+    recordings: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A delivery is on disk."""
+
+    recording: Recording
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """A handler was tried."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to know; nothing is wrong."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something went wrong; the session goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Recordings of earlier sessions that no handler was reached with."""
+
+    recordings: tuple[str, ...]
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The session is over: the sum of it."""
+
+    session: int
+    recorded: int
+    answered: int
+    failed: int
+    pending: int
+
+
+Happening = Ready | Recorded | Attempted | Note | Trouble | Pending | Stopped

@@ -1,0 +1,19 @@
+"""The journal: append-only files of recordings and attempts, a session a file, under `recordings/journal/`."""
+
+from b24tunnel.journal.files import JournalUnreadable, TornLine
+from b24tunnel.journal.reader import History, Journal
+from b24tunnel.journal.tail import Tail, follow, follow_directory, rest
+from b24tunnel.journal.writer import JournalUnwritable, JournalWriter
+
+__all__ = [
+    "History",
+    "Journal",
+    "JournalUnreadable",
+    "JournalUnwritable",
+    "JournalWriter",
+    "Tail",
+    "TornLine",
+    "follow",
+    "follow_directory",
+    "rest",
+]

@@ -1,0 +1,190 @@
+"""Where the journal's files lie, what they are called, who writes them, and the repair of a torn last line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from b24tunnel.errors import OutsideFailure
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: a file there never counts as abandoned, so it is never repaired
+    fcntl = None  # type: ignore[assignment]
+
+_NAME = re.compile(r"session-([0-9]{6,9})-([0-9]{3,6})\.jsonl", re.ASCII)
+_BLOCK = 1 << 16
+
+
+class JournalUnreadable(OutsideFailure):
+    """The journal's directory or one of its files cannot be read."""
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """One file of a session. A session has several when it grew beyond the size of one, or one failed."""
+
+    session: int
+    number: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class TornLine:
+    """An incomplete last line that a crash left. It was never acknowledged; its bytes were set aside."""
+
+    session: int
+    path: Path
+    size: int
+    kept_in: Path | None
+
+    def __str__(self) -> str:
+        kept = f"; its bytes are kept in {self.kept_in}" if self.kept_in else ""
+        return (
+            f"session {self.session} ended in the middle of a write: its last line ({self.size} bytes, never "
+            f"acknowledged) was cut off {self.path}{kept}"
+        )
+
+
+def journal_directory(recordings: Path) -> Path:
+    """The journal's directory below a directory of recordings."""
+    return recordings / "journal"
+
+
+def segment_path(directory: Path, session: int, number: int) -> Path:
+    """The file of one segment; names sort as numbers do."""
+    return directory / f"session-{session:06d}-{number:03d}.jsonl"
+
+
+def segments(directory: Path, session: int | None = None) -> list[Segment]:
+    """All segments in order, or those of one session; an absent directory has none."""
+    found = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                if match and (session is None or int(match[1]) == session):
+                    found.append(Segment(int(match[1]), int(match[2]), Path(entry.path)))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JournalUnreadable(f"Cannot read {directory} ({error.strerror}): check its permissions.") from error
+    return sorted(found)
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make the journal's directory, private to the user, with the `.gitignore` that keeps it out of git."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ignore = directory / ".gitignore"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(ignore, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("# raw recordings hold live tokens\n*\n")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a new name in ``directory`` survive a crash of the machine."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory, and has no such call
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_as_writer(descriptor: int) -> None:
+    """Mark a segment as being written; the mark ends with the process, however it ends."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process writes this segment."""
+    if fcntl is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            return not _try_lock(file)
+    except OSError:
+        return False
+
+
+def repair(segment: Segment) -> TornLine | None:
+    """Cut an incomplete last line off a segment whose writer is gone; None when there is nothing to cut.
+
+    The cut bytes are set aside in a file beside it: Bitrix24 sends an event once, and most of it may be there.
+    A segment that this process may not write is left as it is; readers skip an incomplete last line anyway.
+    """
+    try:
+        with segment.path.open("r+b") as file:
+            if not _try_lock(file):
+                return None
+            size = file.seek(0, os.SEEK_END)
+            good = _end_of_last_line(file, size)
+            if good == size:
+                return None
+            file.seek(good)
+            kept_in = segment.path.with_suffix(".torn")
+            descriptor = os.open(kept_in, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as aside:
+                aside.write(file.read())
+            file.truncate(good)
+            return TornLine(segment.session, segment.path, size - good, kept_in)
+    except (PermissionError, FileNotFoundError):
+        return None
+    except OSError as error:
+        raise JournalUnreadable(
+            f"Cannot repair the last line of {segment.path} ({error.strerror}): check the disk."
+        ) from error
+
+
+def lines_from_end(path: Path) -> Iterator[bytes]:
+    """The complete lines of a file, last first, each with its newline; memory is that of the longest line."""
+    with path.open("rb") as file:
+        end = _end_of_last_line(file, file.seek(0, os.SEEK_END))
+        tail: list[bytes] = []  # pieces of the line that is being put together, last piece first
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            block = file.read(end - start)
+            end = start
+            lines = block.split(b"\n")
+            for piece in reversed(lines[1:]):
+                tail.append(piece)
+                line = b"".join(reversed(tail))
+                tail = []
+                if line:
+                    yield line + b"\n"
+            tail.append(lines[0])
+        line = b"".join(reversed(tail))
+        if line:
+            yield line + b"\n"
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _end_of_last_line(file: BinaryIO, size: int) -> int:
+    """The offset after the last newline in the first ``size`` bytes."""
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

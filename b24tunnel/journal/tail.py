@@ -1,0 +1,110 @@
+"""Following the journal while it is written: by its own process, and by another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from b24tunnel.journal import files
+from b24tunnel.journal.writer import JournalWriter, Position
+from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, from_line
+
+_CHUNK = 1 << 20
+_POLL_SECONDS = 0.2
+
+
+class Tail:
+    """Reads the complete lines of one session from a position on; memory is that of one chunk or one line."""
+
+    def __init__(self, directory: Path, session: int, position: Position | None = None) -> None:
+        self.session = session
+        self.position = position or Position(1, 0)
+        self._directory = directory
+
+    def read(self, limit: Position | None = None) -> list[bytes]:
+        """The next lines, at most about a mebibyte of them; an empty list when there is no more now.
+
+        ``limit`` is the position up to which the writer has synced; without it, all complete lines are read.
+        """
+        while True:
+            at_limit = limit is not None and self.position >= limit
+            lines = [] if at_limit else self._read_segment(limit)
+            if lines or at_limit:
+                return lines
+            following = Position(self.position.segment + 1, 0)
+            if not files.segment_path(self._directory, self.session, following.segment).exists():
+                later = [s for s in files.segments(self._directory, self.session) if s.number > following.segment]
+                if not later:
+                    return []
+                following = Position(later[0].number, 0)
+            self.position = following
+
+    def _read_segment(self, limit: Position | None) -> list[bytes]:
+        path = files.segment_path(self._directory, self.session, self.position.segment)
+        bound = limit.offset if limit is not None and limit.segment == self.position.segment else None
+        try:
+            with path.open("rb") as file:
+                file.seek(self.position.offset)
+                room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
+                data = file.read(room)
+                if data and not data.endswith(b"\n"):
+                    data = _whole_lines(data, file.readline())
+        except FileNotFoundError:
+            return []
+        self.position = Position(self.position.segment, self.position.offset + len(data))
+        return [line + b"\n" for line in data[:-1].split(b"\n")] if data else []
+
+
+def _whole_lines(data: bytes, rest: bytes) -> bytes:
+    """``data`` up to the end of its last line, which may go on in ``rest``."""
+    if rest.endswith(b"\n"):
+        return data + rest
+    return data[: data.rfind(b"\n") + 1]
+
+
+async def follow(writer: JournalWriter, tail: Tail | None = None) -> AsyncIterator[Record]:
+    """The records of a running session as they reach the disk, from its beginning or where ``tail`` stands.
+
+    For the process that writes the session. It never ends by itself. Cancelled, it has lost nothing: ``tail``
+    stands behind the last record that was given out.
+    """
+    tail = tail or Tail(writer.directory, writer.session)
+    while True:
+        changed = writer.changed()
+        for record in rest(writer, tail):
+            yield record
+        await changed.wait()
+
+
+def rest(writer: JournalWriter, tail: Tail) -> Iterator[Record]:
+    """The records between where ``tail`` stands and what is on disk now."""
+    while lines := tail.read(writer.synced):
+        for line in lines:
+            yield from_line(line)
+
+
+async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt]:
+    """Recordings and attempts of all sessions as other processes write them, from now on.
+
+    Files of other processes give no signal that works everywhere, so they are looked at five times a second.
+    """
+    tails: dict[int, Tail] = {}
+    for segment in files.segments(directory):
+        tails[segment.session] = Tail(
+            directory, segment.session, Position(segment.number, segment.path.stat().st_size)
+        )
+    while True:
+        quiet = True
+        for segment in files.segments(directory):
+            tail = tails.setdefault(segment.session, Tail(directory, segment.session))
+            for line in tail.read():
+                quiet = False
+                try:
+                    record = from_line(line)
+                except UnreadableRecord:
+                    continue  # `list` counts and names them
+                if isinstance(record, Recording | Attempt):
+                    yield record
+        if quiet:
+            await asyncio.sleep(_POLL_SECONDS)

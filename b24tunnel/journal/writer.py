@@ -1,0 +1,241 @@
+"""Appending to the journal: one thread, one write and one sync for all records that wait (group commit)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import queue
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from b24tunnel.errors import OutsideFailure
+from b24tunnel.journal import files
+from b24tunnel.recording import Record, SessionEnd, SessionStart, to_line
+
+SEGMENT_BYTES = 256 * 1024 * 1024
+_FIRST_SESSIONS_TO_TRY = 1000
+
+# macOS's fsync leaves data in the drive's cache and it has no fdatasync
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class JournalUnwritable(OutsideFailure):
+    """A record could not be made durable: disk full, no permission, a failing disk."""
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """A place in a session: the number of the segment and the offset in bytes within it."""
+
+    segment: int
+    offset: int
+
+
+class JournalWriter:
+    """The one writer of a session's files. Use it from one event loop.
+
+    `append` returns when the record is on disk. Records appended while a sync is under way share the next one.
+    """
+
+    def __init__(
+        self,
+        recordings: Path,
+        *,
+        forward: str | None = None,
+        purpose: str = "listen",
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """Claim a new session under ``recordings`` and write its first line; raises `JournalUnwritable`.
+
+        ``forward`` is where the session forwards to; a session without it is never offered for forwarding.
+        """
+        self.directory = files.journal_directory(recordings)
+        self._segment_bytes = segment_bytes
+        self._number = 0
+        self._descriptor: int | None = None
+        self._size = 0
+        self._closed = False
+        try:
+            files.prepare_directory(self.directory)
+            self._start = self._claim(forward, purpose)
+        except OSError as error:
+            raise JournalUnwritable(
+                f"Cannot write recordings to {self.directory} ({error.strerror}): "
+                "make room or choose another directory with --recordings."
+            ) from error
+        self.session = self._start.session
+        self.synced = Position(self._segment, self._size)
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"journal-{self.session}", daemon=True)
+        self._thread.start()
+
+    def next_id(self) -> str:
+        """The id of the next recording. An id whose write fails is not used again."""
+        self._number += 1
+        return f"{self.session}-{self._number}"
+
+    async def append(self, record: Record) -> None:
+        """Write ``record`` and return when it is on disk; raises `JournalUnwritable` when it is not.
+
+        A cancelled caller does not stop the write. The next call tries again after a failure.
+        """
+        if self._closed:
+            raise JournalUnwritable("The journal is closed: start a new session.")
+        loop = self._loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        self._waiting.put((to_line(record), done))
+        await done
+
+    def changed(self) -> asyncio.Event:
+        """An event that is set when more is on disk than now. Take it before reading, wait for it after."""
+        return self._changed
+
+    async def close(self, pending: int = 0) -> None:
+        """Write the session's last line, with the number of recordings not forwarded yet, and end the thread."""
+        if self._closed:
+            return
+        try:
+            await self.append(SessionEnd(pending))
+        finally:
+            self._closed = True
+            self._waiting.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    # -- in the constructor and in the writer's thread ---------------------------------------------------------
+
+    def _claim(self, forward: str | None, purpose: str) -> SessionStart:
+        existing = files.segments(self.directory)
+        session = existing[-1].session if existing else 0
+        for _ in range(_FIRST_SESSIONS_TO_TRY):
+            session += 1
+            self._start = SessionStart(session, datetime.now(UTC), forward, purpose)
+            self._segment = 0
+            try:
+                self._open_segment()
+            except FileExistsError:
+                continue  # another process took this number between the look and the creation
+            return self._start
+        raise OSError(errno.EEXIST, "no free session number found")
+
+    def _open_segment(self) -> None:
+        number = self._segment + 1
+        path = files.segment_path(self.directory, self._start.session, number)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            files.lock_as_writer(descriptor)
+            head = to_line(self._start)
+            _write_all(descriptor, head)
+            _sync(descriptor)
+            files.sync_directory(self.directory)
+        except OSError:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        # The old lock goes only now, so that the session looks alive at every moment.
+        self._close_segment()
+        self._descriptor, self._segment, self._size = descriptor, number, len(head)
+
+    def _close_segment(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            batch = []
+            item = self._waiting.get()
+            while True:
+                if item is None:
+                    ending = True
+                    break
+                batch.append(item)
+                try:
+                    item = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+            if batch:
+                error = self._commit(b"".join(line for line, _ in batch))
+                position = Position(self._segment, self._size)
+                assert self._loop is not None  # set by the append that filled the batch
+                with contextlib.suppress(RuntimeError):  # the loop was closed under us: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._release, [d for _, d in batch], error, position)
+        self._close_segment()
+
+    def _commit(self, data: bytes) -> OSError | None:
+        try:
+            descriptor = self._current_segment()
+        except OSError as error:
+            return error
+        try:
+            _write_all(descriptor, data)
+        except OSError as error:
+            # What was written of it must not stay in the way of the next line. A file at its size limit, or
+            # one that cannot be cut, is left behind.
+            if error.errno == errno.EFBIG or not self._cut_back(descriptor):
+                self._close_segment()
+            return error
+        try:
+            _sync(descriptor)
+        except OSError as error:
+            # After a failed sync nobody knows which of its pages are on disk: this file is not trusted again.
+            self._cut_back(descriptor)
+            self._close_segment()
+            return error
+        self._size += len(data)
+        return None
+
+    def _current_segment(self) -> int:
+        descriptor = self._descriptor
+        if descriptor is not None and self._size < self._segment_bytes and os.fstat(descriptor).st_nlink > 0:
+            return descriptor
+        try:
+            self._open_segment()
+        except FileNotFoundError:  # somebody removed the directory under us
+            files.prepare_directory(self.directory)
+            self._open_segment()
+        except FileExistsError:  # a segment that failed could not be removed
+            self._segment += 1
+            self._open_segment()
+        assert self._descriptor is not None
+        return self._descriptor
+
+    def _cut_back(self, descriptor: int) -> bool:
+        try:
+            os.ftruncate(descriptor, self._size)
+        except OSError:
+            return False
+        return True
+
+    # -- back in the event loop --------------------------------------------------------------------------------
+
+    def _release(self, waiting: list[asyncio.Future[None]], error: OSError | None, position: Position) -> None:
+        if error is None:
+            self.synced = position
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+        for done in waiting:
+            if done.done():  # its caller was cancelled
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                failure = JournalUnwritable(
+                    f"Cannot write to {self.directory} ({error.strerror}): make room or check the disk."
+                )
+                failure.__cause__ = error
+                done.set_exception(failure)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,244 @@
+"""The bindings that this tool makes on a portal: written down before they are made, removed exactly.
+
+Each binding has a row in the ledger from before the call until after its removal, so that whatever a crash
+leaves on the portal is known to the next start. Two processes never bind and unbind on one portal at the
+same time, so that the clean-up of one cannot take away what the other has just bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from b24tunnel.errors import UserError, WrongUsage
+from b24tunnel.portal import process
+from b24tunnel.portal.errors import PortalError, PortalUnreachable
+from b24tunnel.portal.state import LedgerRow, State
+
+if TYPE_CHECKING:
+    from b24tunnel.portal.client import Binding, RestClient
+
+# The column for the handler's address on the portal's side; see the page "event.bind".
+LONGEST_ADDRESS = 255
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A ledger row whose binding could not be removed, and why, in one sentence."""
+
+    row: LedgerRow
+    reason: str
+
+
+@dataclass(frozen=True)
+class CleanUp:
+    """What a clean-up did: ``unbound`` rows are gone from portal and ledger, ``left`` ones are in both."""
+
+    unbound: tuple[LedgerRow, ...]
+    left: tuple[Leftover, ...]
+
+
+class Bindings:
+    """Binds and unbinds on the portal of ``client``, on behalf of ``owner`` (a name for this run)."""
+
+    def __init__(self, client: RestClient, state: State, owner: str) -> None:
+        self._client = client
+        self._state = state
+        self._owner = owner
+        self._portal = client.portal.name
+
+    async def bind(self, event: str, handler_url: str) -> bool:
+        """Bind ``handler_url`` to ``event``; whether the binding is new.
+
+        False means that it existed: then it goes on the ledger only if it was there, because a binding that
+        this tool did not make is not this tool's to remove. Raises ``WrongUsage`` for an address that
+        Bitrix24 would refuse, and ``PortalError`` or ``PortalUnreachable``. After an error the ledger row
+        is gone, unless the portal may have bound all the same.
+        """
+        check_address(handler_url)
+        async with self._alone():
+            return await self._bind(_code(event), handler_url)
+
+    async def bind_all(self, events: Iterable[str], handler_url: str) -> None:
+        """Bind ``handler_url`` to every one of ``events``, or to none.
+
+        If one fails, those that this call has bound are unbound again and its error is raised; what could
+        not be unbound is said in the error's notes and stays on the ledger. A cancelled call leaves what
+        it has bound on the ledger, for ``unbind_all``.
+        """
+        check_address(handler_url)
+        codes = list(dict.fromkeys(_code(event) for event in events))
+        async with self._alone():
+            made: list[LedgerRow] = []
+            for code in codes:
+                try:
+                    if await self._bind(code, handler_url):
+                        made.append(self._row(code, handler_url))
+                except UserError as error:
+                    if getattr(error, "outcome_unknown", False):
+                        made.append(self._row(code, handler_url))
+                    for leftover in (await self._unbind_rows(made)).left:
+                        error.add_note(f"{leftover.row.event} may still be bound: {leftover.reason}")
+                    raise
+
+    async def unbind(self, event: str, handler_url: str) -> int:
+        """Unbind exactly this handler from this event and forget it; how many bindings there were."""
+        async with self._alone():
+            return await self._unbind(self._row(_code(event), handler_url))
+
+    async def unbind_all(self) -> list[Leftover]:
+        """Unbind all that this owner has bound; what could not be unbound, with the reason for each."""
+        async with self._alone_if_possible() as refused:
+            rows = await asyncio.to_thread(self._state.ledger, self._portal, self._owner)
+            if refused is not None:
+                return [Leftover(row, str(refused)) for row in rows]
+            return list((await self._unbind_rows(rows)).left)
+
+    async def foreign(self, events: Iterable[str]) -> list[Binding]:
+        """The bindings of these events on the portal that this tool has not made, online ones only."""
+        codes = {_code(event) for event in events}
+        bound = await self._client.event_get()
+        rows = await asyncio.to_thread(self._state.ledger, self._portal)
+        ours = {(row.event, row.handler) for row in rows}
+        return [
+            binding
+            for binding in bound
+            if not binding.offline
+            and binding.event.upper() in codes
+            and (binding.event.upper(), binding.handler) not in ours
+        ]
+
+    def orphans(self) -> list[LedgerRow]:
+        """The ledger's rows of this portal whose process runs no more."""
+        return [row for row in self._state.ledger(self._portal) if not process.is_running(row.pid, row.started)]
+
+    async def clean(self) -> CleanUp:
+        """Unbind the orphans, and nothing else. Raises ``LockTimeout`` if another process is at it."""
+        async with self._alone():
+            # Looked up inside: another process may have cleaned, or taken a row over, until a moment ago.
+            return await self._unbind_rows(await asyncio.to_thread(self.orphans))
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._state.exclusive("bindings", self._portal):
+            yield
+
+    @asynccontextmanager
+    async def _alone_if_possible(self) -> AsyncIterator[UserError | None]:
+        alone = self._alone()
+        try:
+            await alone.__aenter__()
+        except UserError as error:
+            yield error
+            return
+        try:
+            yield None
+        finally:
+            await alone.__aexit__(None, None, None)
+
+    def _row(self, event: str, handler: str) -> LedgerRow:
+        return LedgerRow(
+            portal=self._portal,
+            event=event,
+            handler=handler,
+            owner=self._owner,
+            pid=os.getpid(),
+            started=process.start_mark(os.getpid()),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        )
+
+    async def _bind(self, event: str, handler: str) -> bool:
+        row = self._row(event, handler)
+        before = await asyncio.to_thread(self._state.put_row, row)
+        new = True
+        try:
+            await self._client.event_bind(event, handler)
+        except PortalError as error:
+            if not _is_bound_already(error):
+                if not error.outcome_unknown:
+                    await self._restore(row, before)
+                raise
+            new = False
+        except PortalUnreachable as error:
+            if not error.outcome_unknown:
+                await self._restore(row, before)
+            raise
+        except UserError:
+            # Neither answer nor network: the call was never made.
+            await self._restore(row, before)
+            raise
+        if new or before is not None:
+            await asyncio.to_thread(self._state.put_row, dataclasses.replace(row, state="bound"))
+        else:
+            await asyncio.to_thread(self._state.drop_row, row)
+        return new
+
+    async def _restore(self, row: LedgerRow, before: LedgerRow | None) -> None:
+        if before is None:
+            await asyncio.to_thread(self._state.drop_row, row)
+        else:
+            await asyncio.to_thread(self._state.put_row, before)
+
+    async def _unbind(self, row: LedgerRow) -> int:
+        count = await self._client.event_unbind(row.event, row.handler)
+        await asyncio.to_thread(self._state.drop_row, row)
+        return count
+
+    async def _unbind_rows(self, rows: Sequence[LedgerRow]) -> CleanUp:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def attempt(row: LedgerRow) -> Leftover | None:
+            async with gate:
+                try:
+                    await self._unbind(row)
+                except UserError as error:
+                    return Leftover(row, str(error))
+                return None
+
+        outcomes = await asyncio.gather(*(attempt(row) for row in rows))
+        done = tuple(row for row, outcome in zip(rows, outcomes, strict=True) if outcome is None)
+        return CleanUp(done, tuple(outcome for outcome in outcomes if outcome is not None))
+
+
+def check_address(handler_url: str) -> None:
+    """Raise ``WrongUsage`` for a handler's address that Bitrix24 would refuse (page "event.bind")."""
+    if len(handler_url) > LONGEST_ADDRESS:
+        raise WrongUsage(
+            f"the handler's address has {len(handler_url)} characters and Bitrix24 stores {LONGEST_ADDRESS}; "
+            "use a shorter path or another tunnel"
+        )
+    try:
+        parts = urlsplit(handler_url)
+        scheme, host = parts.scheme.lower(), parts.hostname or ""
+    except ValueError as error:
+        raise WrongUsage(f"the handler's address is no address ({error}); use the tunnel's public one") from None
+    if scheme not in ("http", "https"):
+        raise WrongUsage(
+            f"the handler's address starts with {scheme or 'no scheme'!r}, and Bitrix24 calls http:// and "
+            "https:// only; use the tunnel's public address"
+        )
+    if "." not in host[1:]:
+        raise WrongUsage(
+            f"the handler's host {host!r} has no dot, which Bitrix24 refuses, because its servers cannot "
+            "reach names like localhost; use the tunnel's public address"
+        )
+
+
+def _code(event: str) -> str:
+    code = event.strip().upper()
+    if not code:
+        raise WrongUsage("an event's code is empty; `b24tunnel events` lists the codes")
+    return code
+
+
+def _is_bound_already(error: PortalError) -> bool:
+    # The portal's own spelling, in the source of event.bind; there is no code for it.
+    return error.code == "ERROR_CORE" and "already binded" in error.description.lower()

@@ -1,0 +1,21 @@
+"""Removing what crashed runs left bound, on every portal that the ledger names."""
+
+from __future__ import annotations
+
+from b24tunnel.errors import UserError
+from b24tunnel.portal.bindings import Bindings, CleanUp, Leftover
+from b24tunnel.portal.client import RestClient
+from b24tunnel.portal.state import State
+
+
+async def clean_all(state: State) -> list[CleanUp]:
+    """Unbind the orphans of each portal; one that is unknown or does not answer is in the result with why."""
+    results = []
+    for name in sorted({row.portal for row in state.ledger()}):
+        try:
+            async with RestClient(state.portal(name), state) as client:
+                results.append(await Bindings(client, state, owner="clean").clean())
+        except UserError as error:
+            rows = state.ledger(name)
+            results.append(CleanUp((), tuple(Leftover(row, str(error)) for row in rows)))
+    return results

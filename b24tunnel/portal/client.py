@@ -1,0 +1,436 @@
+"""A portal's REST interface: one call, its answer, and fresh tokens when the portal asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import json
+import logging
+import os
+import random
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from yarl import URL
+
+from b24tunnel import form
+from b24tunnel.errors import UserError, WrongUsage
+from b24tunnel.portal.errors import PortalError, PortalUnreachable
+from b24tunnel.portal.state import Portal, State
+
+_log = logging.getLogger(__name__)
+
+MAX_ANSWER = 16 * 1024 * 1024
+"""The largest answer that is read, in bytes after decompression."""
+
+# The portal's bucket lets two calls a second through (five on Enterprise) and holds fifty: page "Limits".
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds to wait before each repetition of a call that was answered with QUERY_LIMIT_EXCEEDED."""
+
+_METHOD = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_OAUTH = "oauth/token"
+
+# What a refused or never finished connection looks like; everything else may have come after the request.
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One row of ``event.get``: what is registered on the portal for this application.
+
+    ``handler`` is ``""`` and ``connector_id`` may be set where ``offline``. ``auth_type`` is the id of the
+    user on whose behalf the event comes, ``"0"`` for the one who caused it. (Page "event.get".)
+    """
+
+    event: str
+    handler: str
+    auth_type: str = "0"
+    offline: bool = False
+    connector_id: str = ""
+
+
+class RestClient:
+    """Calls REST methods of ``portal`` as its application; an async context manager.
+
+    Calls may run at the same time. ``timeout`` is for one request, in seconds. Without ``session`` the
+    client makes one of its own and closes it. On ``expired_token``, and on nothing else, the tokens are
+    renewed once and the call is repeated once. The new tokens are in ``state`` before they are used, and
+    of all clients on this machine only one spends a refresh token. The portal must be stored in ``state``.
+
+    Every call raises ``PortalError`` for an answer that is an error, ``PortalUnreachable`` when the network
+    fails, and ``WrongUsage`` for a call that cannot be made.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        state: State,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = 30.0,
+        *,
+        retry_delays: Sequence[float] = RETRY_DELAYS,
+        max_answer: int = MAX_ANSWER,
+    ) -> None:
+        self._portal = portal
+        self._state = state
+        self._session = session
+        self._owns_session = session is None
+        # A connection that is not made in half the time is known to have carried nothing; later it is not.
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=timeout / 2)
+        # Longer than a refresh elsewhere can take, so that its result is waited for and not spent again.
+        self._lock_timeout = 2 * timeout + 30
+        self._retry_delays = tuple(retry_delays)
+        self._max_answer = max_answer
+        self._renewal: asyncio.Task[Portal] | None = None
+
+    @property
+    def portal(self) -> Portal:
+        """The portal with the tokens that the next call uses."""
+        return self._portal
+
+    async def __aenter__(self) -> Self:
+        self._open_session()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let a renewal that is under way finish (its refresh token is spent), then close the own session."""
+        renewal = self._renewal
+        if renewal is not None and not renewal.done():
+            await asyncio.wait({renewal})
+        if self._owns_session and self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The ``result`` of one call, as JSON has it."""
+        return (await self.call_full(method, params))["result"]
+
+    async def call_full(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The whole answer of one call: ``result``, ``time`` and, for lists, ``total`` and ``next``."""
+        if not _METHOD.fullmatch(method):
+            raise WrongUsage(f"{method!r} is no REST method; one looks like event.bind")
+        params = params or {}
+        for name in params:
+            if str(name).lower() in ("auth", "access_token"):
+                raise WrongUsage(f"the parameter {name} of {method} is the client's own; leave it out")
+        portal = self._portal
+        try:
+            return await self._call_patiently(portal, method, params)
+        except PortalError as error:
+            if error.code != "expired_token":
+                raise
+        portal = await self._renewed(portal)
+        return await self._call_patiently(portal, method, params)
+
+    async def event_bind(self, event: str, handler: str) -> None:
+        """Bind ``handler`` (a public URL) to ``event``, online; the page is "event.bind"."""
+        result = await self._call_about(event, "event.bind", handler)
+        if result is not True:
+            raise self._unexpected("event.bind", outcome_unknown=True)
+
+    async def event_unbind(self, event: str, handler: str) -> int:
+        """Unbind exactly this handler from this event; how many bindings that removed ("event.unbind").
+
+        Raises ``WrongUsage`` for an empty event or handler, because Bitrix24 would then remove every
+        handler of the event, or of the application.
+        """
+        if not event.strip() or not handler.strip():
+            raise WrongUsage("event.unbind needs an event and a handler; without one it removes other people's")
+        result = await self._call_about(event, "event.unbind", handler)
+        try:
+            return int(result["count"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._unexpected("event.unbind", outcome_unknown=True) from error
+
+    async def event_get(self) -> list[Binding]:
+        """What is bound for this application (for a user who is no administrator: by this user)."""
+        rows = await self.call("event.get")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("event") for row in rows):
+            raise self._unexpected("event.get")
+        return [
+            Binding(
+                event=str(row["event"]),
+                handler=str(row.get("handler") or ""),
+                auth_type=str(row.get("auth_type") or "0"),
+                offline=str(row.get("offline") or "0") not in ("0", "False"),
+                connector_id=str(row.get("connector_id") or ""),
+            )
+            for row in rows
+        ]
+
+    async def events(self) -> list[str]:
+        """The codes of the events that the application's scopes allow, upper case (page "events")."""
+        codes = await self.call("events")
+        if not isinstance(codes, list):
+            raise self._unexpected("events")
+        return [str(code) for code in codes]
+
+    async def event_test(self, params: Mapping[str, Any] | None = None) -> None:
+        """Have the portal send ONAPPTEST with ``data[QUERY]`` = ``params`` (page "event.test")."""
+        await self.call("event.test", params)
+
+    async def app_info(self) -> dict[str, Any]:
+        """The application as the portal knows it; ``INSTALLED`` and ``STATUS`` among others ("app.info")."""
+        return await self._call_for_dict("app.info")
+
+    async def profile(self) -> dict[str, Any]:
+        """The user of the token: ``ID``, ``ADMIN``, ``NAME`` and others; empty if inactive ("profile")."""
+        return await self._call_for_dict("profile")
+
+    async def _call_about(self, event: str, method: str, handler: str) -> Any:
+        try:
+            return await self.call(method, {"event": event, "handler": handler})
+        except (PortalError, PortalUnreachable) as error:
+            if error.method == method:
+                error.name_subject(event)
+            raise
+
+    async def _call_for_dict(self, method: str) -> dict[str, Any]:
+        result = await self.call(method)
+        if result == []:
+            # PHP has one empty array for both.
+            return {}
+        if not isinstance(result, dict):
+            raise self._unexpected(method)
+        return result
+
+    def _unexpected(self, method: str, *, outcome_unknown: bool = False) -> PortalError:
+        return PortalError(
+            portal=self._portal.name,
+            method=method,
+            code="UNEXPECTED_ANSWER",
+            status=200,
+            outcome_unknown=outcome_unknown,
+        )
+
+    async def _call_patiently(self, portal: Portal, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        url = _method_url(portal, method)
+        try:
+            body = form.encode({**params, "auth": portal.access_token})
+        except (form.FormError, TypeError) as error:
+            raise WrongUsage(f"the parameters of {method} cannot be sent: {error}") from None
+        for delay in (*self._retry_delays, None):
+            try:
+                answer = await self._post(portal, method, url, body)
+                if "result" not in answer:
+                    raise self._unexpected(method, outcome_unknown=True)
+                return answer
+            except PortalError as error:
+                if delay is None or error.code != "QUERY_LIMIT_EXCEEDED" or error.status != 503:
+                    raise
+            # Uneven, so that callers which were refused together do not come back together.
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+        raise AssertionError("the last round returns or raises")
+
+    async def _renewed(self, expired: Portal) -> Portal:
+        """The portal with tokens other than the expired ones, stored and ready for use."""
+        if self._portal.access_token != expired.access_token:
+            return self._portal
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(expired))
+            self._renewal.add_done_callback(_report_failure)
+        # Shielded: a caller who is cancelled must not lose the answer to a refresh token that is spent.
+        return await asyncio.shield(self._renewal)
+
+    async def _renew(self, expired: Portal) -> Portal:
+        async with self._state.exclusive("refresh", expired.name, self._lock_timeout):
+            stored = await asyncio.to_thread(self._state.portal, expired.name)
+            if stored.access_token == expired.access_token:
+                # A full disk should be noticed before the refresh token is spent, not after.
+                await asyncio.to_thread(self._state.ensure_writable)
+                fresh = await self._refresh(stored)
+                stored = await asyncio.to_thread(self._state.save_rotated, fresh, spent=stored.refresh_token)
+        self._portal = stored
+        return stored
+
+    async def _refresh(self, portal: Portal) -> Portal:
+        """Spend the refresh token (page "Refreshing OAuth 2.0 tokens"); the portal with the new pair."""
+        if not (portal.refresh_token and portal.client_id and portal.client_secret and portal.server_endpoint):
+            raise PortalError(portal=portal.name, method=_OAUTH, code="NO_REFRESH")
+        url = _endpoint(portal, portal.server_endpoint, "server_endpoint").origin() / "oauth" / "token" / ""
+        # In the body and by POST, because addresses end up in logs.
+        body = form.encode(
+            {
+                "grant_type": "refresh_token",
+                "client_id": portal.client_id,
+                "client_secret": portal.client_secret,
+                "refresh_token": portal.refresh_token,
+            }
+        )
+        answer = await self._post(portal, _OAUTH, url, body)
+        pair = [answer.get("access_token"), answer.get("refresh_token")]
+        if not all(isinstance(token, str) and token for token in pair):
+            raise PortalError(
+                portal=portal.name,
+                method=_OAUTH,
+                code="UNEXPECTED_ANSWER",
+                status=200,
+                outcome_unknown=True,
+            )
+        # "domain" in this answer is the authorisation server's, not the portal's, so it is not taken over.
+        return dataclasses.replace(
+            portal,
+            access_token=answer["access_token"],
+            refresh_token=answer["refresh_token"],
+            scope=str(answer.get("scope") or portal.scope),
+            user_id=str(answer.get("user_id") or portal.user_id),
+        )
+
+    async def _post(self, portal: Portal, method: str, url: URL, body: bytes) -> dict[str, Any]:
+        """One request; the answer's JSON object, which holds no error."""
+        session = self._open_session()
+        try:
+            async with session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
+                # The token is in the body, and a redirect would carry it to wherever the answer says.
+                allow_redirects=False,
+                timeout=self._timeout,
+            ) as response:
+                payload = await self._read(response)
+                status = response.status
+        # No "from": an aiohttp error may hold the request, and a log that prints causes would print it.
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise PortalUnreachable(
+                portal=portal.name,
+                method=method,
+                address=f"[{url.host}]:{url.port}" if ":" in (url.host or "") else f"{url.host}:{url.port}",
+                reason=_reason(error, self._timeout.total),
+                secrets=portal.secrets(),
+                outcome_unknown=not isinstance(error, _NOT_SENT),
+            ) from None
+        return _answer(portal, method, status, payload)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """The answer's body, or None if it is larger than ``max_answer``."""
+        payload = bytearray()
+        async for chunk in response.content.iter_any():
+            payload += chunk
+            if len(payload) > self._max_answer:
+                # The rest is not worth reading, and a connection with unread bytes cannot be used again.
+                response.close()
+                return None
+        return bytes(payload)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # Proxies from the environment count, except for a portal (the sandbox) on this machine.
+                trust_env=not _is_local(self._portal.client_endpoint),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def _answer(portal: Portal, method: str, status: int, payload: bytes | None) -> dict[str, Any]:
+    """The JSON object of an answer that is no error, else a ``PortalError``."""
+    # A 5xx may come from a proxy in front of a portal that went on working.
+    unknown = not 400 <= status < 500
+
+    def failure(code: str, description: str = "", *, outcome_unknown: bool) -> PortalError:
+        return PortalError(
+            portal=portal.name,
+            method=method,
+            code=code,
+            description=description,
+            status=status,
+            secrets=portal.secrets(),
+            outcome_unknown=outcome_unknown,
+        )
+
+    if payload is None:
+        raise failure("ANSWER_TOO_LARGE", outcome_unknown=unknown)
+    if 300 <= status < 400:
+        raise failure("REDIRECTED", outcome_unknown=unknown)
+    try:
+        answer = json.loads(payload)
+    except (ValueError, RecursionError):
+        code = f"HTTP_{status}" if status >= 500 else "NOT_JSON"
+        raise failure(code, outcome_unknown=unknown) from None
+    if not isinstance(answer, dict):
+        raise failure("NOT_JSON", outcome_unknown=unknown)
+    error = answer.get("error")
+    if error or ("error" in answer and "result" not in answer):
+        code = str(error)
+        refused_unread = code in ("QUERY_LIMIT_EXCEEDED", "OVERLOAD_LIMIT")
+        described = str(answer.get("error_description") or "")
+        raise failure(code, described, outcome_unknown=status >= 500 and not refused_unread)
+    if status >= 400:
+        raise failure(f"HTTP_{status}", outcome_unknown=unknown)
+    return answer
+
+
+def _endpoint(portal: Portal, endpoint: str, called: str) -> URL:
+    try:
+        url = URL(endpoint)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise WrongUsage(
+            f"the portal {portal.name} has a {called} that is no http or https address; "
+            f"store the right one with `b24tunnel portal add`"
+        )
+    return url
+
+
+def _method_url(portal: Portal, method: str) -> URL:
+    base = _endpoint(portal, portal.client_endpoint, "client_endpoint")
+    return base.with_path(base.path.rstrip("/") + "/" + method)
+
+
+def _is_local(endpoint: str) -> bool:
+    try:
+        host = URL(endpoint).host or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reason(error: Exception, timeout: float | None) -> str:
+    """A few words on a network failure, without the address that the libraries like to add."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection in time"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout:g} s" if timeout is not None else "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its TLS certificate is not trusted ({error.certificate_error})"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host's name cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        inner = error.os_error
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS failed ({inner.reason})"
+        return _words(inner)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before the answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection was closed in the middle of the answer"
+    if isinstance(error, OSError):
+        return _words(error)
+    return type(error).__name__
+
+
+def _words(error: OSError) -> str:
+    # asyncio puts the address where the system's words should be.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+
+
+def _report_failure(renewal: asyncio.Task[Portal]) -> None:
+    # Those who wait get the exception as well; this is for when all of them were cancelled.
+    if renewal.cancelled():
+        return
+    error = renewal.exception()
+    if isinstance(error, UserError):
+        _log.info("the tokens were not renewed: %s", error)

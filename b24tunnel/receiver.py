@@ -1,0 +1,156 @@
+"""The public listener: record the raw request, sync it, answer 200, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from b24tunnel.errors import OutsideFailure
+from b24tunnel.event import Event
+from b24tunnel.form import FormError
+from b24tunnel.journal import JournalUnwritable, JournalWriter
+from b24tunnel.recording import Headers, Recording, Verdict
+
+MAX_BODY = 32 * 1024 * 1024
+# A sender that stops in the middle of its body gives its connection back after this long.
+BODY_SECONDS = 60.0
+
+
+class Receiver:
+    """A server that knows one path, ``/b24/SEGMENT``, and writes what comes there to the journal.
+
+    It answers 200 with an empty body after the sync; 413 to a body over ``max_body`` bytes and 503 when the
+    record could not be written, both with a plain reason; 404 everywhere else, recording nothing.
+    """
+
+    def __init__(
+        self,
+        writer: JournalWriter,
+        segment: str,
+        *,
+        max_body: int = MAX_BODY,
+        portal: str | None = None,
+        application_token: str | None = None,
+        on_trouble: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """``application_token``, where the portal's is known, gives each delivery its verdict.
+
+        ``on_trouble`` gets one sentence for each delivery that could not be recorded.
+        """
+        self.path = f"/b24/{segment}"
+        self.recorded = 0
+        self.port = 0
+        self._writer = writer
+        self._max_body = max_body
+        self._portal = portal
+        self._application_token = application_token
+        self._on_trouble = on_trouble
+        self._server: asyncio.Server | None = None
+        self._protocols: web.Server | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Listen, and return the port; raises `OutsideFailure` when the address is taken or not ours."""
+        # No decompression: a recording holds the bytes as they came.
+        self._protocols = web.Server(self._answer, auto_decompress=False, access_log=None)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._protocols, host, port, backlog=1024
+            )
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutsideFailure(f"Cannot listen on {host}:{port} ({reason}): choose another --port.") from error
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self.port
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Take no new deliveries, finish those under way within ``seconds``, close all connections."""
+        if self._server is not None and self._protocols is not None:
+            self._server.close()
+            self._protocols.pre_shutdown()
+            await self._protocols.shutdown(seconds)
+            self._server = None
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if not hmac.compare_digest(path.rstrip("/").encode("utf-8", "replace"), self.path.encode()):
+            return _plain(404, "There is nothing here.")
+        try:
+            body = await self._read_body(request)
+        except _BodyTooLarge:
+            self._on_trouble(
+                f"Refused a delivery of more than {self._max_body:,} bytes (413); "
+                "raise --max-body if this was a real one."
+            )
+            return _plain(413, f"A body may have at most {self._max_body} bytes here.")
+        except TimeoutError:
+            return _plain(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.")
+        recording = self._recording(request, body)
+        try:
+            await self._writer.append(recording)
+        except JournalUnwritable as error:
+            self._on_trouble(f"A delivery was refused (503) because it could not be recorded. {error}")
+            return _plain(503, "The delivery could not be written to disk, so it was not accepted.")
+        self.recorded += 1
+        return web.Response()
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
+        declared = request.headers.get("Content-Length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_body:
+            raise _BodyTooLarge
+        pieces = []
+        size = 0
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.content.iter_any():
+                size += len(piece)
+                if size > self._max_body:
+                    raise _BodyTooLarge
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def _recording(self, request: web.BaseRequest, body: bytes) -> Recording:
+        code, verdict = self._judge(request.raw_path, body)
+        return Recording(
+            id=self._writer.next_id(),
+            received_at=datetime.now(UTC),
+            code=code,
+            method=request.method,
+            target=request.raw_path,
+            http_version=f"{request.version.major}.{request.version.minor}",
+            headers=_headers(request),
+            body=body,
+            remote=request.remote,
+            verdict=verdict,
+            portal=self._portal,
+        )
+
+    def _judge(self, target: str, body: bytes) -> tuple[str | None, Verdict]:
+        """The event's code, and whether the delivery proves its origin ("Secure event handlers")."""
+        try:
+            event = Event.from_request(target, body)
+        except FormError:  # over the codec's bound: kept like any other bytes
+            return None, "unverified"
+        token = event.application_token
+        if self._application_token is None or token is None:
+            return event.code, "unverified"
+        known = self._application_token.encode("utf-8", "surrogateescape")
+        same = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known)
+        return event.code, "verified" if same else "mismatched"
+
+
+class _BodyTooLarge(Exception):
+    pass
+
+
+def _headers(request: web.BaseRequest) -> Headers:
+    return tuple(
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+        for name, value in request.raw_headers
+    )
+
+
+def _plain(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=text + "\n")

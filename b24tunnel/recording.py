@@ -1,0 +1,330 @@
+"""Recording and Attempt: what the journal holds, and their JSON (record format, version 1)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from b24tunnel.event import Event
+
+FORMAT_VERSION = 1
+
+Headers = tuple[tuple[str, str], ...]
+Source = Literal["tunnel", "offline", "import", "trigger"]
+Verdict = Literal["verified", "unverified", "mismatched"]
+Cause = Literal["forward", "replay"]
+
+# What `Attempt.error` begins with when there was no connection: the handler has seen nothing of the delivery.
+UNREACHED = "cannot connect"
+# ... and when this program stopped first: nobody knows what the handler made of it.
+INTERRUPTED = "interrupted"
+
+_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,11})", re.ASCII)
+
+
+class UnreadableRecord(ValueError):
+    """A line that is no record of a version that this program knows."""
+
+
+def parse_id(text: str) -> tuple[int, int] | None:
+    """``"12-345"`` as ``(12, 345)``: session and number in it; None when ``text`` is no id."""
+    match = _ID.fullmatch(text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One delivery as it came in, byte for byte.
+
+    ``headers`` keeps order and spelling; bytes in it that are no UTF-8 are surrogate escapes.
+    ``received_at`` is aware UTC. ``target`` is the request target with its query. ``code`` is the event's code
+    as sent, or None for a delivery that is no event.
+    """
+
+    id: str
+    received_at: datetime
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    http_version: str = "1.1"
+    code: str | None = None
+    remote: str | None = None
+    source: Source = "tunnel"
+    verdict: Verdict = "unverified"
+    portal: str | None = None
+    name: str | None = None
+
+    @cached_property
+    def event(self) -> Event:
+        """The parsed view of the delivery (query and body)."""
+        return Event.from_request(self.target, self.body)
+
+    @property
+    def session(self) -> int:
+        """The number of the session that recorded it."""
+        parsed = parse_id(self.id)
+        return parsed[0] if parsed else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object of format version 1."""
+        record: dict[str, Any] = {
+            "v": FORMAT_VERSION,
+            "kind": "recording",
+            "id": self.id,
+            "received_at": _time_text(self.received_at),
+            "code": self.code,
+            "request": {
+                "method": self.method,
+                "target": self.target,
+                "http_version": self.http_version,
+                "headers": self.headers,
+                **_body_json(self.body),
+            },
+            "remote": self.remote,
+            "source": self.source,
+            "verdict": self.verdict,
+            "portal": self.portal,
+        }
+        if self.name is not None:
+            record["name"] = self.name
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Recording:
+        """The recording that ``record`` describes; raises ``UnreadableRecord``."""
+        _check_version(record, "recording")
+        try:
+            request = record["request"]
+            return cls(
+                id=_str(record["id"]),
+                received_at=_time(record["received_at"]),
+                method=_str(request["method"]),
+                target=_str(request["target"]),
+                http_version=_str(request.get("http_version", "1.1")),
+                headers=_headers(request["headers"]),
+                body=_body(request),
+                code=record.get("code"),
+                remote=record.get("remote"),
+                source=record.get("source", "tunnel"),
+                verdict=record.get("verdict", "unverified"),
+                portal=record.get("portal"),
+                name=record.get("name"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadableRecord(f"a recording with a wrong or missing part ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to hand a recording to a handler, with the answer.
+
+    ``duration_ms`` is milliseconds on a monotonic clock. Exactly one of ``status`` and ``error`` is set.
+    ``body`` is the answer's, cut at a bound; ``truncated`` tells that it was.
+    """
+
+    recording: str
+    cause: Cause
+    target: str
+    started_at: datetime
+    duration_ms: float
+    status: int | None = None
+    headers: Headers = ()
+    body: bytes = b""
+    truncated: bool = False
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """The handler answered 2xx."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def delivered(self) -> bool:
+        """The try is over and the handler was reached, whatever it made of it."""
+        return self.error is None or not self.error.startswith((UNREACHED, INTERRUPTED))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object of format version 1."""
+        record: dict[str, Any] = {
+            "v": FORMAT_VERSION,
+            "kind": "attempt",
+            "recording": self.recording,
+            "cause": self.cause,
+            "target": self.target,
+            "started_at": _time_text(self.started_at),
+            "duration_ms": round(self.duration_ms, 3),
+            "status": self.status,
+            "headers": self.headers,
+            **_body_json(self.body),
+            "error": self.error,
+        }
+        if self.truncated:
+            record["truncated"] = True
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Attempt:
+        """The attempt that ``record`` describes; raises ``UnreadableRecord``."""
+        _check_version(record, "attempt")
+        try:
+            return cls(
+                recording=_str(record["recording"]),
+                cause=record["cause"],
+                target=_str(record["target"]),
+                started_at=_time(record["started_at"]),
+                duration_ms=float(record["duration_ms"]),
+                status=record.get("status"),
+                headers=_headers(record.get("headers", ())),
+                body=_body(record),
+                truncated=bool(record.get("truncated", False)),
+                error=record.get("error"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadableRecord(f"an attempt with a wrong or missing part ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class SessionStart:
+    """The first line of a session's file: when it began and where it forwards to (None: only records)."""
+
+    session: int
+    started_at: datetime
+    forward: str | None = None
+    purpose: str = "listen"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object of format version 1."""
+        return {
+            "v": FORMAT_VERSION,
+            "kind": "session",
+            "session": self.session,
+            "purpose": self.purpose,
+            "started_at": _time_text(self.started_at),
+            "forward": self.forward,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SessionStart:
+        """The start that ``record`` describes; raises ``UnreadableRecord``."""
+        _check_version(record, "session")
+        try:
+            return cls(
+                session=int(record["session"]),
+                started_at=_time(record["started_at"]),
+                forward=record.get("forward"),
+                purpose=_str(record.get("purpose", "listen")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableRecord(f"a session's start with a wrong or missing part ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class SessionEnd:
+    """The last line of a session that stopped in order: how many recordings were still to be forwarded."""
+
+    pending: int
+    ended_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object of format version 1."""
+        return {
+            "v": FORMAT_VERSION,
+            "kind": "end",
+            "ended_at": _time_text(self.ended_at),
+            "pending": self.pending,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SessionEnd:
+        """The end that ``record`` describes; raises ``UnreadableRecord``."""
+        _check_version(record, "end")
+        try:
+            return cls(pending=int(record["pending"]), ended_at=_time(record["ended_at"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableRecord(f"a session's end with a wrong or missing part ({error!r})") from error
+
+
+Record = Recording | Attempt | SessionStart | SessionEnd
+
+_READERS: dict[str, Any] = {
+    "recording": Recording.from_json,
+    "attempt": Attempt.from_json,
+    "session": SessionStart.from_json,
+    "end": SessionEnd.from_json,
+}
+
+
+def to_line(record: Record) -> bytes:
+    """One line of the journal with its newline.
+
+    Text stays readable (no ``\\uXXXX`` for Cyrillic); surrogate escapes become JSON escapes, which read back
+    as they were.
+    """
+    text = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def from_line(line: bytes) -> Record:
+    """The record that one line of the journal holds; raises ``UnreadableRecord``."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord("a line that is no JSON") from error
+    if not isinstance(record, dict):
+        raise UnreadableRecord("a line that is no JSON object")
+    kind = record.get("kind")
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        _check_version(record, str(kind))
+        raise UnreadableRecord(f"a record of the unknown kind {kind!r}")
+    result: Record = reader(record)
+    return result
+
+
+def _check_version(record: Mapping[str, Any], kind: str) -> None:
+    version = record.get("v")
+    if version != FORMAT_VERSION:
+        raise UnreadableRecord(
+            f"record format {version!r} of a {kind} is not known to this b24tunnel, which reads version "
+            f"{FORMAT_VERSION}: use a newer b24tunnel for this file"
+        )
+
+
+def _body_json(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode("ascii")}
+
+
+def _body(record: Mapping[str, Any]) -> bytes:
+    text = record.get("body")
+    if text is not None:
+        return _str(text).encode("utf-8")
+    return base64.b64decode(record.get("body_base64", ""), validate=True)
+
+
+def _headers(pairs: Any) -> Headers:
+    return tuple((_str(name), _str(value)) for name, value in pairs)
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text expected, not {type(value).__name__}")
+    return value
+
+
+def _time_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _time(text: Any) -> datetime:
+    moment = datetime.fromisoformat(_str(text))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

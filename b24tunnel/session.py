@@ -1,0 +1,319 @@
+"""One `listen`: puts the parts together, and takes them apart again in whatever way it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from b24tunnel import forward as forwarding
+from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
+from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
+from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest
+from b24tunnel.journal.files import journal_directory, prepare_directory
+from b24tunnel.portal import Bindings, Portal, RestClient, State
+from b24tunnel.receiver import MAX_BODY, Receiver
+from b24tunnel.recording import Attempt, Record, Recording
+from b24tunnel.tunnel import Tunnel
+
+CLEAN_UP_COMMAND = "b24tunnel bindings clean"
+_UNBIND_SECONDS = 4.0
+_SETTLE_SECONDS = 1.0
+_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one session is to do. ``timeout`` is seconds for the handler's answer, ``max_body`` bytes."""
+
+    recordings: Path
+    tunnel: Tunnel
+    events: tuple[str, ...] = ()
+    portal: Portal | None = None
+    state: State | None = None
+    bind: bool = True
+    forward: str | None = None
+    resume: bool = False
+    host: str = "127.0.0.1"
+    port: int = 0
+    concurrency: int = forwarding.CONCURRENCY
+    timeout: float = forwarding.TIMEOUT
+    max_body: int = MAX_BODY
+
+
+class Session:
+    """Receives, records and forwards from `run` until ``stop`` is set."""
+
+    def __init__(self, settings: Settings, emit: Callable[[Happening], None]) -> None:
+        """``emit`` gets each happening, in order, in the event loop."""
+        self._settings = settings
+        self._emit = emit
+        self._answered = 0
+        self._failed = 0
+        self._recorded = 0
+        self._ready = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set, then unbind, close and emit `Stopped`.
+
+        Raises a `UserError` when it cannot start, or when a part of it failed; what it had bound is unbound
+        then too. Stopped before it was ready, it takes back what it had begun.
+        """
+        running = asyncio.create_task(self._run(stop))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not self._ready:
+                running.cancel()
+            await asyncio.wait((running,))
+            if not running.cancelled():
+                running.result()
+        finally:
+            for task in (running, stopped):
+                task.cancel()
+            await asyncio.gather(running, stopped, return_exceptions=True)
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        settings = self._settings
+        check_reachable(settings)
+        if settings.forward is not None:
+            forwarding.check_handler_url(settings.forward)
+        journal = Journal.open(settings.recordings)
+        for torn in journal.torn:
+            self._emit(Trouble(f"{str(torn)[0].upper()}{str(torn)[1:]}."))
+        resumed = self._pending(journal)
+        async with AsyncExitStack() as stack:
+            writer = JournalWriter(settings.recordings, forward=settings.forward)
+            parts = _Parts(writer)
+            stack.push_async_callback(self._close_journal, parts)
+            receiver = parts.receiver = Receiver(
+                writer,
+                handler_segment(settings.recordings),
+                max_body=settings.max_body,
+                portal=settings.portal.name if settings.portal else None,
+                application_token=settings.portal.application_token or None if settings.portal else None,
+                on_trouble=lambda message: self._emit(Trouble(message)),
+            )
+            port = await receiver.start(settings.host, settings.port)
+            stack.push_async_callback(receiver.stop)
+            handler_url = await settings.tunnel.open(port) + receiver.path
+            stack.push_async_callback(settings.tunnel.close)
+            running = [await stack.enter_async_context(self._watching(writer))]
+            if settings.forward is not None:
+                running.append(await stack.enter_async_context(self._forwarding(parts, journal, resumed)))
+            if settings.portal is not None and settings.bind:
+                await stack.enter_async_context(self._bound(settings.portal, handler_url))
+            self._ready = True
+            self._emit(
+                Ready(
+                    session=writer.session,
+                    handler_url=handler_url,
+                    tunnel=settings.tunnel.name,
+                    events=settings.events,
+                    portal=settings.portal.name if settings.portal else None,
+                    forward=settings.forward,
+                    recordings=str(settings.recordings),
+                )
+            )
+            await _first_of(stop, running)
+        self._emit(Stopped(writer.session, self._recorded, self._answered, self._failed, parts.pending))
+
+    def _pending(self, journal: Journal) -> tuple[str, ...]:
+        """What earlier sessions left, where it is to be handed over now; told in any case."""
+        ids = tuple(journal.pending()) if self._settings.forward is not None else ()
+        if ids:
+            self._emit(Pending(ids, self._settings.resume))
+        return ids if self._settings.resume else ()
+
+    @asynccontextmanager
+    async def _forwarding(
+        self, parts: _Parts, journal: Journal, resumed: tuple[str, ...]
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        settings = self._settings
+        assert settings.forward is not None
+        parts.resumed = len(resumed)
+        sender = forwarding.Sender(
+            settings.forward, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
+        )
+        async with sender:
+            forwarder = parts.forwarder = forwarding.Forwarder(
+                parts.writer,
+                sender,
+                concurrency=settings.concurrency,
+                first=journal.these(resumed),
+                on_trouble=lambda message: self._emit(Trouble(message)),
+            )
+            task = asyncio.create_task(forwarder.run())
+            try:
+                yield task
+            finally:
+                # Those who answer at once still get theirs; a handler that is slow or away waits for next time.
+                assert parts.receiver is not None
+                await parts.receiver.stop()
+                expected = parts.receiver.recorded + len(resumed)
+                settled = asyncio.create_task(forwarder.settled_at_least(expected))
+                await asyncio.wait((settled, task), timeout=_SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for ending in (settled, task):
+                    ending.cancel()
+                await asyncio.gather(settled, task, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _bound(self, portal: Portal, handler_url: str) -> AsyncIterator[None]:
+        """The events bound on the portal, and unbound at the end or told how to."""
+        settings = self._settings
+        state = settings.state or State.open()
+        async with RestClient(portal, state) as client:
+            info = await client.app_info()
+            if info.get("INSTALLED") is False:
+                self._emit(
+                    Trouble(
+                        "The application's installation is not finished (app.info INSTALLED is false): Bitrix24 "
+                        "accepts every call and delivers nothing until it is."
+                    )
+                )
+            bindings = Bindings(client, state, owner=f"listen-{os.getpid()}-{secrets.token_hex(4)}")
+            await self._remove_orphans(bindings)
+            for other in await bindings.foreign(settings.events):
+                self._emit(Note(f"{other.event} also goes to {_without_query(other.handler)}, which fires too."))
+            try:
+                await bindings.bind_all(settings.events, handler_url)
+                yield
+            finally:
+                await self._unbind(bindings)
+
+    async def _remove_orphans(self, bindings: Bindings) -> None:
+        done = await bindings.clean()
+        if done.unbound:
+            self._emit(Note(f"Removed {len(done.unbound)} binding(s) that a crashed run had left on the portal."))
+        for left in done.left:
+            self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
+
+    async def _unbind(self, bindings: Bindings) -> None:
+        try:
+            async with asyncio.timeout(_UNBIND_SECONDS):
+                left = await bindings.unbind_all()
+        except TimeoutError:
+            self._emit(Trouble(f"The portal did not answer in time; unbind with: {CLEAN_UP_COMMAND}"))
+            return
+        for leftover in left:
+            self._emit(
+                Trouble(
+                    f"{leftover.row.event} is still bound ({leftover.reason}); unbind it with: {CLEAN_UP_COMMAND}"
+                )
+            )
+
+    @asynccontextmanager
+    async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
+        """Emit what reaches the journal, as it stands there, to the last record."""
+        tail = Tail(writer.directory, writer.session)
+
+        async def watch() -> None:
+            async for record in follow(writer, tail):
+                self._tell(record)
+
+        task = asyncio.create_task(watch())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for record in rest(writer, tail):
+                self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        if isinstance(record, Recording):
+            self._recorded += 1
+            self._emit(Recorded(record))
+        elif isinstance(record, Attempt):
+            if record.ok:
+                self._answered += 1
+            elif record.delivered:
+                self._failed += 1
+            self._emit(Attempted(record))
+
+    async def _close_journal(self, parts: _Parts) -> None:
+        try:
+            await parts.writer.close(parts.pending)
+        except JournalUnwritable as error:
+            self._emit(Trouble(f"The session's last line could not be written. {error}"))
+
+
+class _Parts:
+    """What a session consists of while it runs, for counting at its end."""
+
+    def __init__(self, writer: JournalWriter) -> None:
+        self.writer = writer
+        self.receiver: Receiver | None = None
+        self.forwarder: forwarding.Forwarder | None = None
+        self.resumed = 0
+
+    @property
+    def pending(self) -> int:
+        """Recordings that were to be forwarded and are not settled."""
+        if self.receiver is None or self.forwarder is None:
+            return 0
+        return max(0, self.receiver.recorded + self.resumed - self.forwarder.settled)
+
+
+def handler_segment(recordings: Path) -> str:
+    """The unguessable part of the handler's path, kept beside the journal so that the path stays the same.
+
+    An address that was pasted into a portal by hand stays right across restarts. Raises `OutsideFailure`.
+    """
+    directory = journal_directory(recordings)
+    file = directory / "handler-path"
+    try:
+        prepare_directory(directory)
+        if not file.exists():
+            fresh = secrets.token_urlsafe(18)
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as out:
+                out.write(fresh + "\n")
+        segment = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutsideFailure(
+            f"Cannot keep the handler's path in {file} ({error}): check its permissions."
+        ) from error
+    if not 16 <= len(segment) <= 64 or not set(segment) <= _URL_SAFE:
+        raise OutsideFailure(f"{file} does not hold a handler's path: remove it, and a new one is made.")
+    return segment
+
+
+_URL_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def check_reachable(settings: Settings) -> None:
+    """Raise `WrongUsage` where a portal on the internet would be given an address of this machine."""
+    if settings.portal is None or not settings.bind or settings.tunnel.name != "local":
+        return
+    host = urlsplit(settings.portal.client_endpoint).hostname or ""
+    if not host.startswith(_LOOPBACK):
+        raise WrongUsage(
+            f"The portal {settings.portal.name!r} is on {host} and cannot reach this machine's own address: give "
+            "the public address that leads here with --public-url https://… and its port with --port."
+        )
+
+
+async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> None:
+    """Wait for ``stop``; raise what a part failed with, if one does before."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait((stopped, *running), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+    for task in done:
+        if task is not stopped:
+            error = task.exception()
+            if isinstance(error, UserError):
+                raise error
+            raise OutsideFailure(f"A part of the session stopped unexpectedly: {error!r}") from error
+
+
+def _without_query(url: str) -> str:
+    """An address as it may be shown: other people keep keys in the query."""
+    return url.partition("?")[0]

@@ -1,0 +1,37 @@
+"""An address that the user already has: a reverse proxy, a tunnel started by hand, a port forwarding."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from b24tunnel.errors import WrongUsage
+
+
+class UrlTunnel:
+    """Takes the address as given; that it leads to the receiver's port is the user's part."""
+
+    name = "url"
+
+    def __init__(self, url: str) -> None:
+        """``url`` is absolute, http or https, without query; raises `WrongUsage` for anything else."""
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or parts.query or parts.fragment or parts.username:
+            raise WrongUsage(
+                f"{url!r} is no public address: give one like https://hooks.example.org, without query or user."
+            )
+        self._url = url.rstrip("/")
+
+    async def open(self, port: int) -> str:
+        """The address as the user gave it."""
+        return self._url
+
+    async def alive(self) -> bool:
+        """Nobody here knows; a probe would."""
+        return True
+
+    async def close(self) -> None:
+        """The address stays the user's."""

@@ -1,0 +1,36 @@
+"""Fixtures that all tests share: the command as a user runs it, a home of its own, and PHP's absence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import Programs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without PHP its tests are skipped, but not in CI, which has to install it."""
+    if shutil.which("php") or os.environ.get("CI"):
+        return
+    for item in items:
+        if item.get_closest_marker("php"):
+            item.add_marker(pytest.mark.skipif(True, reason="the php command is not installed"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for the tool's state, so that no test sees the user's own."""
+    directory = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("B24TUNNEL_HOME", str(directory))
+    return directory
+
+
+@pytest.fixture
+def programs(tmp_path: Path, home: Path) -> Iterator[Programs]:
+    """Starts programs in ``tmp_path`` and sees to it that none survives the test."""
+    running = Programs(tmp_path)
+    yield running
+    running.end_all()
