@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from b24tunnel.errors import OutsideFailure, WrongUsage
-from b24tunnel.sandbox import Sandbox
+from b24tunnel.sandbox import Sandbox, entities, methods_events, offline, tokens
+from b24tunnel.sandbox.answers import Refusal
 
 HANDLER = "http://127.0.0.1:9/handler"
 
@@ -554,6 +555,58 @@ async def test_a_call_with_an_auth_connector_is_not_told_of_its_own_change(http,
     await call(http, sandbox, "crm.deal.add")
     _, answer = await call(http, sandbox, "event.offline.get", {"auth_connector": "sync"})
     assert [event["EVENT_DATA"]["FIELDS"]["ID"] for event in answer["result"]["events"]] == ["2"]
+
+
+# ---- bounds
+
+
+async def test_entities_are_bounded_in_number(http, sandbox, monkeypatch):
+    monkeypatch.setattr(entities, "MAX_ENTITIES", 2)
+    assert [(await call(http, sandbox, "crm.deal.add"))[0] for _ in range(3)] == [200, 200, 400]
+    await call(http, sandbox, "crm.deal.delete", {"id": 1})
+    assert (await call(http, sandbox, "crm.deal.add"))[1]["result"] == 3
+
+
+async def test_entities_are_bounded_in_bytes(http, sandbox, monkeypatch):
+    monkeypatch.setattr(entities, "MAX_BYTES", 10_000)
+    big = {"fields": {"COMMENTS": "x" * 6_000}}
+    assert (await call(http, sandbox, "crm.deal.add", big))[0] == 200
+    assert (await call(http, sandbox, "crm.deal.add", big))[1]["error"] == "ERROR_CORE"
+    grown = {"id": 1, "fields": {"COMMENTS": "x" * 12_000}}
+    assert (await call(http, sandbox, "crm.deal.update", grown))[1]["error"] == "ERROR_CORE"
+    await call(http, sandbox, "crm.deal.delete", {"id": 1})
+    assert (await call(http, sandbox, "crm.deal.add", big))[0] == 200
+
+
+async def test_handlers_are_bounded(http, sandbox, monkeypatch):
+    monkeypatch.setattr(methods_events, "MAX_BINDINGS", 1)
+    params = {"event": "ONCRMDEALADD", "handler": HANDLER}
+    assert (await call(http, sandbox, "event.bind", params))[0] == 200
+    params["event"] = "ONCRMDEALUPDATE"
+    assert (await call(http, sandbox, "event.bind", params))[1]["error"] == "ERROR_CORE"
+
+
+async def test_offline_events_are_bounded_and_the_oldest_goes(http, sandbox, monkeypatch):
+    monkeypatch.setattr(offline, "MAX_EVENTS", 2)
+    await call(http, sandbox, "event.bind", {"event": "ONCRMDEALADD", "event_type": "offline"})
+    for number in range(4):
+        sandbox.raise_event("ONCRMDEALADD", {"FIELDS": {"ID": number}})
+    _, answer = await call(http, sandbox, "event.offline.get")
+    assert [event["EVENT_DATA"]["FIELDS"]["ID"] for event in answer["result"]["events"]] == [2, 3]
+
+
+def test_tokens_that_travel_do_not_push_out_the_applications_own(monkeypatch):
+    monkeypatch.setattr(tokens, "MAX_KEPT", 2)
+    app = tokens.App(1, "local.x", "secret", "0" * 32)
+    table = tokens.Tokens(3600)
+    own = table.issue_pair(app, 1)
+    sent = [table.travelling(app, 1, 1, True) for _ in range(5)]
+    assert table.check(own.access.value) == own.access
+    assert table.check(sent[-1].access.value) == sent[-1].access
+    with pytest.raises(Refusal, match="NO_AUTH_FOUND"):
+        table.check(sent[0].access.value)
+    assert table.rotate(sent[-1].refresh, app).refresh != sent[-1].refresh
+    assert table.rotate(own.refresh, app).refresh != own.refresh
 
 
 # ---- life

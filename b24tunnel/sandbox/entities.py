@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from .answers import ERROR_CORE, Refusal
 from .calls import scalar
 
 MAX_ENTITIES = 10_000
+MAX_ORDER = 10
 MAX_BYTES = 64 * 1024 * 1024
 
 _READ_ONLY = {
@@ -121,6 +122,13 @@ KINDS = (
 )
 
 
+class _Wanted(NamedTuple):
+    """What a condition compares with: the first of its values, and all of them."""
+
+    first: str
+    texts: frozenset[str]
+
+
 @dataclass(slots=True)
 class Shelf:
     """All entities of one kind, by ID. Numbers are never used again."""
@@ -189,11 +197,11 @@ class Shelf:
             for row in self.rows.values()
             if all(_holds(sign, row.get(name), want) for sign, name, want in tests)
         ]
-        for name, direction in reversed(list(order.items())):
+        for name, direction in reversed(list(order.items())[:MAX_ORDER]):
             rows.sort(key=partial(_field_key, name.upper()), reverse=_descending(direction))
         return rows
 
-    def _condition(self, key: str, wanted: Any) -> tuple[str, str, list[str]] | None:
+    def _condition(self, key: str, wanted: Any) -> tuple[str, str, _Wanted] | None:
         match = re.fullmatch(r"(!=|>=|<=|!%|!@|[=!<>%@])?(\w+)", key)
         if match is None:
             return None
@@ -203,7 +211,8 @@ class Shelf:
         if isinstance(wanted, dict):
             wanted = list(wanted.values())
         values = wanted if isinstance(wanted, list) else [wanted]
-        return sign, name, [scalar(value) for value in values]
+        texts = [scalar(value) for value in values]
+        return sign, name, _Wanted(texts[0] if texts else "", frozenset(texts))
 
     def _accepted(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         named = {name.upper(): value for name, value in fields.items()}
@@ -255,14 +264,14 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _holds(sign: str, value: Any, wanted: list[str]) -> bool:
+def _holds(sign: str, value: Any, wanted: _Wanted) -> bool:
     have = scalar(value)
-    first = wanted[0] if wanted else ""
+    first = wanted.first
     match sign:
         case "=" | "@":
-            return have in wanted
+            return have in wanted.texts
         case "!" | "!=" | "!@":
-            return have not in wanted
+            return have not in wanted.texts
         case "%":
             return first.lower() in have.lower()
         case "!%":

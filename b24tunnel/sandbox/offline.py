@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 MAX_EVENTS = 100_000
+MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class OfflineEvent:
     user_id: int
     message_id: str
     connector: str
+    size: int
     process_id: str = ""
     error: bool = False
 
@@ -51,20 +53,23 @@ class OfflineQueue:
         self._events: dict[int, OfflineEvent] = {}
         self._free: dict[tuple[str, str], OfflineEvent] = {}
         self._last = 0
+        self._size = 0
 
     def put(self, code: str, data: Any, user_id: int, connector: str) -> None:
         """Adds an event, or renews the free entry that says the same."""
-        message_id = hashlib.md5(f"{code}|{json.dumps(data)}".encode(), usedforsecurity=False).hexdigest()
+        text = f"{code}|{json.dumps(data)}".encode()
+        message_id = hashlib.md5(text, usedforsecurity=False).hexdigest()
         now = datetime.now().astimezone()
         known = self._free.get((message_id, connector))
         if known is not None:
             known.changed_at = now
             return
         self._last += 1
-        event = OfflineEvent(self._last, now, code, data, user_id, message_id, connector)
+        event = OfflineEvent(self._last, now, code, data, user_id, message_id, connector, len(text))
         self._events[event.number] = event
         self._free[(message_id, connector)] = event
-        if len(self._events) > MAX_EVENTS:
+        self._size += event.size
+        while len(self._events) > MAX_EVENTS or (self._size > MAX_BYTES and len(self._events) > 1):
             self.remove([next(iter(self._events.values()))])
 
     def select(self, wanted: Callable[[OfflineEvent], bool]) -> list[OfflineEvent]:
@@ -83,7 +88,8 @@ class OfflineQueue:
     def remove(self, events: list[OfflineEvent]) -> None:
         """Takes entries out."""
         for event in events:
-            self._events.pop(event.number, None)
+            if self._events.pop(event.number, None) is not None:
+                self._size -= event.size
             self._forget_free(event)
 
     def _forget_free(self, event: OfflineEvent) -> None:

@@ -58,26 +58,33 @@ class _Grant:
 
 
 class Tokens:
-    """All tokens given out, each kind bounded: the oldest is forgotten first."""
+    """All tokens given out, each kind bounded: the oldest is forgotten first.
+
+    Tokens that travelled in deliveries are kept apart, so that many deliveries do not push out the pair that the
+    application works with.
+    """
 
     def __init__(self, life: int) -> None:
         """``life``: seconds for which an access token is good."""
         self.life = life
         self._access: OrderedDict[str, Token] = OrderedDict()
+        self._access_sent: OrderedDict[str, Token] = OrderedDict()
         self._refresh: OrderedDict[str, _Grant] = OrderedDict()
+        self._refresh_sent: OrderedDict[str, _Grant] = OrderedDict()
         self._codes: OrderedDict[str, _Grant] = OrderedDict()
         self._travelling: dict[tuple[App, int, int], Token] = {}
 
     def issue(self, app: App, user_id: int, depth: int = 0) -> Token:
         """A new access token."""
         token = Token(secrets.token_hex(35), app, user_id, int(time.time()) + self.life, depth)
-        _keep(self._access, token.value, token)
+        _keep(self._access_sent if depth else self._access, token.value, token)
         return token
 
     def issue_pair(self, app: App, user_id: int, depth: int = 0) -> Pair:
         """A new access token and its refresh token."""
         refresh = secrets.token_hex(35)
-        _keep(self._refresh, refresh, _Grant(app, user_id, float("inf")))
+        table = self._refresh_sent if depth else self._refresh
+        _keep(table, refresh, _Grant(app, user_id, float("inf")))
         return Pair(self.issue(app, user_id, depth), refresh)
 
     def travelling(self, app: App, user_id: int, depth: int, with_refresh: bool) -> Pair:
@@ -90,7 +97,7 @@ class Tokens:
             return self.issue_pair(app, user_id, depth)
         key = (app, user_id, depth)
         token = self._travelling.get(key)
-        if token is None or token.expires - time.time() < self.life / 2 or token.value not in self._access:
+        if token is None or token.expires - time.time() < self.life / 2 or token.value not in self._access_sent:
             token = self.issue(app, user_id, depth)
             if len(self._travelling) >= MAX_KEPT:
                 self._travelling.clear()
@@ -99,7 +106,7 @@ class Tokens:
 
     def check(self, value: str) -> Token:
         """The token of a call. Refuses with ``NO_AUTH_FOUND`` or ``expired_token``, both 401."""
-        token = self._access.get(value)
+        token = self._access.get(value) or self._access_sent.get(value)
         if token is None:
             raise Refusal("NO_AUTH_FOUND", "Wrong authorization data", 401)
         if token.expires <= time.time():
@@ -108,7 +115,8 @@ class Tokens:
 
     def rotate(self, refresh: str, app: App) -> Pair:
         """A new pair for a refresh token, which is worthless from then on. Refuses with ``invalid_grant``."""
-        return self._spend(self._refresh, refresh, app)
+        table = self._refresh_sent if refresh in self._refresh_sent else self._refresh
+        return self._spend(table, refresh, app)
 
     def code(self, app: App, user_id: int) -> str:
         """A new authorization code, good for 30 seconds and one use."""
@@ -123,8 +131,9 @@ class Tokens:
     def expire(self) -> None:
         """Lets every access token that was given out expire; refresh tokens stay good."""
         past = int(time.time()) - 1
-        for value, token in self._access.items():
-            self._access[value] = replace(token, expires=min(token.expires, past))
+        for table in (self._access, self._access_sent):
+            for value, token in table.items():
+                table[value] = replace(token, expires=min(token.expires, past))
         self._travelling.clear()
 
     def _spend(self, grants: OrderedDict[str, _Grant], value: str, app: App) -> Pair:
