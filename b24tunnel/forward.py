@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -18,6 +17,7 @@ from yarl import URL
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import JournalUnwritable, JournalWriter, follow
 from b24tunnel.recording import INTERRUPTED, UNREACHED, Attempt, Cause, Headers, Recording
+from b24tunnel.send_once import ConnectionLost, send_once
 
 TIMEOUT = 60.0
 CONCURRENCY = 8
@@ -70,6 +70,7 @@ class Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_OURS,
             auto_decompress=False,
+            middlewares=(send_once,),
         )
         return self
 
@@ -310,12 +311,10 @@ def _describe(failure: Exception, timeout: float) -> str:
         reason = failure.os_error
         refused = isinstance(reason, ConnectionRefusedError)
         return f"{UNREACHED}: " + ("connection refused" if refused else str(reason.strerror or reason))
-    if isinstance(failure, ConnectionResetError | BrokenPipeError) or (
-        isinstance(failure, aiohttp.ClientOSError) and failure.errno in (errno.ECONNRESET, errno.EPIPE)
-    ):
-        return "connection reset: the handler cut it without an answer"
-    if isinstance(failure, aiohttp.ServerDisconnectedError):
+    if isinstance(failure, ConnectionLost) and not failure.reset:
         return "connection closed: the handler hung up without an answer"
+    if isinstance(failure, ConnectionLost | ConnectionError):
+        return "connection reset: the handler cut it without a whole answer"
     if isinstance(failure, TimeoutError):
         return f"timed out: no whole answer within {timeout:g} seconds"
     return f"failed: {type(failure).__name__}: {failure}"

@@ -1,6 +1,7 @@
 """The sandbox as a REST and OAuth server."""
 
 import asyncio
+import io
 import socket
 from urllib.parse import parse_qs, urlsplit
 
@@ -140,7 +141,7 @@ async def test_a_broken_json_body_counts_as_absent(http, sandbox):
 
 
 async def test_a_body_that_is_too_big_or_too_deep_is_refused(http, sandbox):
-    async with http.post(f"{sandbox.url}/rest/profile", data=b"a=" + b"x" * 1024 * 1024) as answer:
+    async with http.post(f"{sandbox.url}/rest/profile", data=io.BytesIO(b"a=" + b"x" * 1024 * 1024)) as answer:
         assert answer.status == 413
     deep = {"auth": sandbox.credentials.access_token}
     for _ in range(70):

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
@@ -62,6 +61,9 @@ class _Table:
 
 @cache
 def _table() -> _Table:
+    # Costs more than the rest of this module, and --help needs none of it.
+    from importlib import resources
+
     text = resources.files(__name__).joinpath("events.json").read_text(encoding="utf-8")
     entries: dict[str, Entry] = {}
     families: list[tuple[re.Pattern[str], Entry]] = []

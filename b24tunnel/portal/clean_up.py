@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from b24tunnel.errors import UserError
+from b24tunnel.portal import process
 from b24tunnel.portal.bindings import Bindings, CleanUp, Leftover
 from b24tunnel.portal.client import RestClient
 from b24tunnel.portal.state import State
@@ -12,10 +13,12 @@ async def clean_all(state: State) -> list[CleanUp]:
     """Unbind the orphans of each portal; one that is unknown or does not answer is in the result with why."""
     results = []
     for name in sorted({row.portal for row in state.ledger()}):
+        orphans = [row for row in state.ledger(name) if not process.is_running(row.pid, row.started)]
+        if not orphans:
+            continue
         try:
             async with RestClient(state.portal(name), state) as client:
                 results.append(await Bindings(client, state, owner="clean").clean())
         except UserError as error:
-            rows = state.ledger(name)
-            results.append(CleanUp((), tuple(Leftover(row, str(error)) for row in rows)))
+            results.append(CleanUp((), tuple(Leftover(row, str(error)) for row in orphans)))
     return results

@@ -23,6 +23,7 @@ from b24tunnel import form
 from b24tunnel.errors import UserError, WrongUsage
 from b24tunnel.portal.errors import PortalError, PortalUnreachable
 from b24tunnel.portal.state import Portal, State
+from b24tunnel.send_once import ConnectionLost, send_once
 
 _log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class RestClient:
             raise WrongUsage(f"the parameters of {method} cannot be sent: {error}") from None
         for delay in (*self._retry_delays, None):
             try:
-                answer = await self._post(portal, method, url, body)
+                answer = await self._ask(portal, method, url, body)
                 if "result" not in answer:
                     raise self._unexpected(method, outcome_unknown=True)
                 return answer
@@ -259,16 +260,14 @@ class RestClient:
         if not (portal.refresh_token and portal.client_id and portal.client_secret and portal.server_endpoint):
             raise PortalError(portal=portal.name, method=_OAUTH, code="NO_REFRESH")
         url = _endpoint(portal, portal.server_endpoint, "server_endpoint").origin() / "oauth" / "token" / ""
-        # In the body and by POST, because addresses end up in logs.
-        body = form.encode(
-            {
-                "grant_type": "refresh_token",
-                "client_id": portal.client_id,
-                "client_secret": portal.client_secret,
-                "refresh_token": portal.refresh_token,
-            }
-        )
-        answer = await self._post(portal, _OAUTH, url, body)
+        # By GET, the one way that is documented and that the official SDKs go; no error of ours holds the address.
+        spent = {
+            "grant_type": "refresh_token",
+            "client_id": portal.client_id,
+            "client_secret": portal.client_secret,
+            "refresh_token": portal.refresh_token,
+        }
+        answer = await self._ask(portal, _OAUTH, url.with_query(spent))
         pair = [answer.get("access_token"), answer.get("refresh_token")]
         if not all(isinstance(token, str) and token for token in pair):
             raise PortalError(
@@ -287,16 +286,21 @@ class RestClient:
             user_id=str(answer.get("user_id") or portal.user_id),
         )
 
-    async def _post(self, portal: Portal, method: str, url: URL, body: bytes) -> dict[str, Any]:
-        """One request; the answer's JSON object, which holds no error."""
+    async def _ask(self, portal: Portal, method: str, url: URL, body: bytes | None = None) -> dict[str, Any]:
+        """One request, a POST where there is a body; the answer's JSON object, which holds no error."""
         session = self._open_session()
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
-            async with session.post(
+            async with session.request(
+                "GET" if body is None else "POST",
                 url,
                 data=body,
-                headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
-                # The token is in the body, and a redirect would carry it to wherever the answer says.
+                headers=headers,
+                # The token is in the request, and a redirect would carry it to wherever the answer says.
                 allow_redirects=False,
+                middlewares=(send_once,),
                 timeout=self._timeout,
             ) as response:
                 payload = await self._read(response)
@@ -413,8 +417,8 @@ def _reason(error: Exception, timeout: float | None) -> str:
         if isinstance(inner, ssl.SSLError):
             return f"TLS failed ({inner.reason})"
         return _words(inner)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed before the answer"
+    if isinstance(error, ConnectionLost):
+        return "the connection was reset" if error.reset else "the connection was closed before the answer"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection was closed in the middle of the answer"
     if isinstance(error, OSError):

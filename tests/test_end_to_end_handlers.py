@@ -1,0 +1,167 @@
+"""A deal changes on the sandbox, and handlers that this project did not write see byte for byte what was sent."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Programs, free_port, wait_until
+from raw_cases import RAW_CASES
+from raw_server import deliver
+
+from b24tunnel import Journal, form
+
+HANDLERS = Path(__file__).with_name("handlers")
+
+
+class Handler:
+    """A handler program: its ``url``, and the lines that it has written about what it got."""
+
+    def __init__(self, url: str, file: Path) -> None:
+        self.url = url
+        self._file = file
+
+    def seen(self, count: int) -> list[dict[str, Any]]:
+        """What it got, once that is ``count`` deliveries."""
+
+        def lines() -> list[str]:
+            text = self._file.read_text("utf-8") if self._file.exists() else ""
+            return [line for line in text.split("\n")[:-1] if line]
+
+        wait_until(lambda: len(lines()) >= count, f"{count} deliveries noted by {self.url}")
+        return [json.loads(line) for line in lines()]
+
+
+def python_handler(programs: Programs, script: str) -> Handler:
+    file = programs.directory / "seen.jsonl"
+    program = programs.start(sys.executable, str(HANDLERS / script), str(file))
+    return Handler(program.next_json()["url"], file)
+
+
+def php_handler(programs: Programs) -> Handler:
+    file = programs.directory / "seen.jsonl"
+    address = f"127.0.0.1:{free_port()}"
+    program = programs.start("php", "-S", address, str(HANDLERS / "handler.php"), env={"SEEN_FILE": str(file)})
+
+    def answers() -> bool:
+        assert program.process.poll() is None, str(program)
+        try:
+            with urllib.request.urlopen(f"http://{address}/", timeout=5) as answer:
+                return answer.read() == b"ready"
+        except OSError:
+            return False
+
+    wait_until(answers, "php -S answers")
+    return Handler(f"http://{address}/handler.php", file)
+
+
+STARTS: dict[str, Callable[[Programs], Handler]] = {
+    "fastapi": lambda programs: python_handler(programs, "fastapi_handler.py"),
+    "flask": lambda programs: python_handler(programs, "flask_handler.py"),
+    "php": php_handler,
+}
+
+
+@pytest.fixture(params=["fastapi", "flask", pytest.param("php", marks=pytest.mark.php)])
+def handler(request: pytest.FixtureRequest, programs: Programs) -> Iterator[Handler]:
+    yield STARTS[request.param](programs)
+
+
+def rest(credentials: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
+    """One REST call as any program makes it."""
+    data = json.dumps({**params, "auth": credentials["access_token"]}).encode()
+    request = urllib.request.Request(
+        credentials["client_endpoint"] + method, data, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["result"]
+
+
+def in_hex(value: Any) -> Any:
+    """A parsed body with its values as the PHP handler writes them."""
+    if isinstance(value, dict):
+        return {key: in_hex(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [in_hex(item) for item in value]
+    return value.encode("utf-8", "surrogateescape").hex()
+
+
+def test_a_handler_sees_the_changed_deal_byte_for_byte_and_again_at_a_replay(
+    programs: Programs, handler: Handler
+) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--port", "0", "--delay", "0", "--json")
+    credentials = sandbox.next_json()
+    listen = programs.b24tunnel(
+        *("listen", "ONCRMDEALUPDATE", "--portal", "sandbox", "--forward", handler.url, "--output", "json")
+    )
+    ready = listen.next_json("ready")
+    assert ready["events"] == ["ONCRMDEALUPDATE"]
+
+    deal = rest(credentials, "crm.deal.add", {"fields": {"TITLE": "Сделка & Co"}})
+    assert rest(credentials, "crm.deal.update", {"id": deal, "fields": {"TITLE": "Сделка № 2"}}) is True
+
+    recorded = listen.next_json("recorded")
+    assert (recorded["code"], recorded["verdict"]) == ("ONCRMDEALUPDATE", "verified")
+    attempt = listen.next_json("attempt")
+    assert (attempt["recording"], attempt["status"], attempt["error"]) == (recorded["id"], 200, None)
+    assert listen.stop() == 0
+
+    recording = Journal.open(programs.directory / "recordings").get(recorded["id"])
+    assert recording is not None
+    event = recording.event
+    assert event.data["FIELDS"]["ID"] == str(deal)
+    assert event.ts is not None
+    [view] = handler.seen(1)
+    assert bytes.fromhex(view["body"]) == recording.body
+    assert (view["event"], view["deal"]) == (event.code, event.data["FIELDS"]["ID"])
+    if "post" in view:
+        assert view["post"] == in_hex(form.parse(recording.body))
+        assert view["recording"] == recording.id
+    else:
+        assert view["ts"] == event.ts.timestamp()
+        assert str(view["handler_id"]) == event.handler_id
+        assert view["member_id"] == credentials["member_id"]
+
+    replay = programs.run("replay", recording.id, "--to", handler.url, "--json")
+    assert replay.process.returncode == 0, str(replay)
+    again = handler.seen(2)
+    assert again[1] == view
+
+
+def test_the_sandbox_can_be_asked_by_the_command_too(programs: Programs) -> None:
+    handler = python_handler(programs, "flask_handler.py")
+    programs.b24tunnel("sandbox", "--port", "0", "--delay", "0", "--json").next_json()
+    listen = programs.b24tunnel(
+        *("listen", "ONCRMDEALUPDATE", "--portal", "sandbox", "--forward", handler.url, "--output", "json")
+    )
+    listen.next_json("ready")
+    added = programs.run("sandbox", "call", "crm.deal.add", "fields[TITLE]=First")
+    deal = str(json.loads(added.lines[0]))
+    changed = programs.run("sandbox", "call", "crm.deal.update", f"id={deal}", "fields[TITLE]=Other")
+    assert json.loads(changed.lines[0]) is True, str(changed)
+    [view] = handler.seen(1)
+    assert (view["event"], view["deal"]) == ("ONCRMDEALUPDATE", deal)
+    assert listen.stop() == 0
+
+
+@pytest.mark.php
+def test_php_finds_every_real_delivery_in_its_post_as_this_package_parses_it(programs: Programs) -> None:
+    handler = php_handler(programs)
+    listen = programs.b24tunnel(
+        *("listen", "--no-bind", "--tunnel", "local", "--forward", handler.url, "--concurrency", "1"),
+        *("--output", "json"),
+    )
+    address = listen.next_json("ready")["handler_url"]
+    for case in RAW_CASES:
+        assert deliver(address, case.body).status == 200
+    views = handler.seen(len(RAW_CASES))
+    assert listen.stop() == 0
+    for case, view in zip(RAW_CASES, views, strict=True):
+        assert bytes.fromhex(view["body"]) == case.body, case.name
+        assert view["post"] == in_hex(form.parse(case.body)), case.name
+        assert view["post"] == in_hex(case.expect), case.name
