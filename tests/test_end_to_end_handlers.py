@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ STARTS: dict[str, Callable[[Programs], Handler]] = {
 
 
 @pytest.fixture(params=["fastapi", "flask", pytest.param("php", marks=pytest.mark.php)])
-def handler(request: pytest.FixtureRequest, programs: Programs) -> Iterator[Handler]:
-    yield STARTS[request.param](programs)
+def handler(request: pytest.FixtureRequest, programs: Programs) -> Handler:
+    return STARTS[request.param](programs)
 
 
 def rest(credentials: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
