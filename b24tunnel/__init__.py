@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from b24tunnel.formats.fixture import load
     from b24tunnel.journal import Journal
     from b24tunnel.recording import Attempt, Recording
-    from b24tunnel.replay import Report, areplay, replay
+    from b24tunnel.replaying import Report, areplay, replay
 
 __all__ = ["Attempt", "Event", "Journal", "Recording", "Report", "areplay", "load", "replay"]
 
@@ -19,10 +19,10 @@ _HOME = {
     "Event": "b24tunnel.event",
     "Journal": "b24tunnel.journal",
     "Recording": "b24tunnel.recording",
-    "Report": "b24tunnel.replay",
-    "areplay": "b24tunnel.replay",
+    "Report": "b24tunnel.replaying",
+    "areplay": "b24tunnel.replaying",
     "load": "b24tunnel.formats.fixture",
-    "replay": "b24tunnel.replay",
+    "replay": "b24tunnel.replaying",
 }
 
 

@@ -18,7 +18,7 @@ from b24tunnel.happenings import Attempted, Happening, Ready, Recorded, Trouble
 from b24tunnel.journal import Journal
 from b24tunnel.portal import Portal, RestClient, State
 from b24tunnel.recording import Attempt, Recording
-from b24tunnel.replay import areplay
+from b24tunnel.replaying import areplay
 from b24tunnel.sandbox import Sandbox
 from b24tunnel.session import Session, Settings
 from b24tunnel.tunnel import choose

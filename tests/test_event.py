@@ -1,14 +1,18 @@
 """The parsed view of a delivery: what a PHP handler would find in it."""
 
+import contextlib
 import json
-import subprocess
+import socket
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import Programs, free_port, wait_until
 from raw_cases import RAW_CASES, RawCase
 
 from b24tunnel import form
@@ -96,45 +100,31 @@ def test_bytes_in_a_query_that_are_no_utf8_are_kept() -> None:
     assert Event.from_request(target, b"").fields["name"].encode("utf-8", "surrogateescape") == b"\xcd\xee"
 
 
-# The command line has no request, so this is php_autoglobal_merge (main/php_variables.c) written out: an array
-# over an array goes into it, anything else replaces what was there.
-_MERGE = """
-    function merge(array $into, array $from): array {
-        foreach ($from as $key => $item) {
-            $both = is_array($item) && is_array($into[$key] ?? null);
-            $into[$key] = $both ? merge($into[$key], $item) : $item;
-        }
-        return $into;
-    }
-    [$query, $body] = json_decode(stream_get_contents(STDIN));
-    parse_str($query, $get);
-    parse_str($body, $post);
-    echo json_encode(merge($get, $post));
-"""
-
-
 @pytest.mark.php
-@pytest.mark.parametrize(
-    ("query", "body"),
-    [
+def test_query_and_body_together_are_what_php_has_in_request(programs: Programs, tmp_path: Path) -> None:
+    (tmp_path / "show.php").write_text("<?php echo json_encode($_REQUEST);")
+    address = f"127.0.0.1:{free_port()}"
+    programs.start("php", "-n", "-d", "request_order=GP", "-S", address, "show.php")
+    wait_until(lambda: _can_connect(address), "PHP's server listens")
+    for query, body in [
         ("event=A&lang=ru", "event=B"),
         ("data[a]=1", "data[b]=2"),
         ("auth[domain]=d&auth[member_id]=m", "auth[member_id]=n"),
         ("x=1", "x[a]=2"),
         ("x[a]=2", "x=1"),
         ("x[]=1&x[]=2", "x[]=3"),
-    ],
-)
-def test_query_and_body_together_are_what_php_has_in_request(query: str, body: str) -> None:
-    answer = subprocess.run(
-        ["php", "-n", "-r", _MERGE],
-        input=json.dumps([query, body]),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert Event.from_request(f"/b24/x?{query}", body.encode()).fields == json.loads(answer.stdout)
+    ]:
+        with urlopen(f"http://{address}/?{query}", data=body.encode(), timeout=30) as answer:
+            in_php = json.load(answer)
+        assert Event.from_request(f"/b24/x?{query}", body.encode()).fields == in_php, (query, body)
+
+
+def _can_connect(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, int(port)), timeout=1).close()
+        return True
+    return False
 
 
 @given(st.binary(max_size=200), st.binary(max_size=100))

@@ -77,7 +77,7 @@ def list_command(
 
 def _chosen(journal: Journal, selectors: tuple[str, ...], recordings: Path, failed: bool) -> Iterator[History]:
     """The histories that are asked for, newest first."""
-    from b24tunnel.replay import select
+    from b24tunnel.replaying import select
 
     wanted = {recording.id for recording in select(journal, selectors, recordings)} if selectors else None
     for history in journal.newest_first():
@@ -100,7 +100,7 @@ def show_command(selector: str, recordings: Path, as_json: bool, reveal: bool) -
     """
     from b24tunnel.cli.render import attempt_json, outcome, pretty, recording_json, what
     from b24tunnel.redact import Masker
-    from b24tunnel.replay import select_one
+    from b24tunnel.replaying import select_one
 
     journal = open_journal(recordings)
     recording = select_one(journal, selector, recordings)

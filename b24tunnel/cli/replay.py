@@ -48,7 +48,7 @@ def replay_command(
     from b24tunnel.cli.render import attempt_json, outcome, what
     from b24tunnel.recording import Attempt, Recording
     from b24tunnel.redact import Masker
-    from b24tunnel.replay import areplay_noted, select
+    from b24tunnel.replaying import areplay_noted, select
 
     journal = open_journal(recordings)
     rows: list[tuple[str, str, str]] = []

@@ -1,0 +1,134 @@
+"""`b24tunnel sandbox` and `bindings`: the simulated portal as a program, and what a crash leaves on it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Programs, wait_until
+
+from b24tunnel.portal import State
+
+
+def _call(credentials: dict[str, Any], method: str, **params: str) -> Any:
+    body = "&".join(f"{name}={value}" for name, value in {"auth": credentials["access_token"], **params}.items())
+    with urllib.request.urlopen(credentials["client_endpoint"] + method, body.encode(), timeout=30) as answer:
+        return json.load(answer)["result"]
+
+
+def test_it_prints_one_line_with_all_that_an_application_needs_and_is_a_portal_while_it_runs(
+    programs: Programs, home: Path
+) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--port", "0", "--json")
+    credentials = sandbox.next_json()
+    for key in (
+        *("client_endpoint", "access_token", "refresh_token", "client_id", "client_secret"),
+        *("application_token", "domain", "member_id"),
+    ):
+        assert credentials[key], key
+    wait_until(lambda: [p.name for p in State.open(home).portals()] == ["sandbox"], "the portal is registered")
+    assert _call(credentials, "app.info")["INSTALLED"] is True
+    assert sandbox.stop() == 0
+    assert State.open(home).portals() == []
+    assert len(sandbox.lines) == 1
+    assert sandbox.errors == []
+
+
+def test_sigterm_ends_it_in_order_too(programs: Programs, home: Path) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--json")
+    sandbox.next_json()
+    sandbox.send_signal(signal.SIGTERM)
+    assert sandbox.wait() == 0
+    assert State.open(home).portals() == []
+
+
+def test_a_second_one_keeps_its_name_when_the_first_ends(programs: Programs, home: Path) -> None:
+    first, second = programs.b24tunnel("sandbox", "--json"), None
+    first.next_json()
+    second = programs.b24tunnel("sandbox", "--json")
+    credentials = second.next_json()
+    wait_until(
+        lambda: State.open(home).portal("sandbox").client_id == credentials["client_id"], "the second has the name"
+    )
+    first.stop()
+    assert State.open(home).portal("sandbox").client_id == credentials["client_id"]
+
+
+def test_call_changes_a_deal_and_prints_the_result(programs: Programs) -> None:
+    sandbox = programs.b24tunnel("sandbox")
+    wait_until(lambda: "Ctrl-C" in "".join(sandbox.lines), "the sandbox is up")
+    added = programs.run("sandbox", "call", "crm.deal.add", "fields[TITLE]=Сделка = 1 & 2")
+    assert json.loads(added.lines[0]) == 1
+    shown = programs.run("sandbox", "call", "crm.deal.get", "id=1")
+    assert json.loads(shown.lines[0])["TITLE"] == "Сделка = 1 & 2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (("crm.deal.get", "id=99"), 3, "Not found"),
+        (("no.such.method",), 3, "ERROR_METHOD_NOT_FOUND"),
+        (("crm.deal.get", "id"), 2, "NAME=VALUE"),
+        (("crm.deal.get", "--name", "sandbax"), 2, "sandbox"),
+    ],
+)
+def test_a_call_that_cannot_be_is_one_sentence(
+    programs: Programs, arguments: tuple[str, ...], exit_code: int, says: str
+) -> None:
+    programs.b24tunnel("sandbox", "--json").next_json()
+    called = programs.run("sandbox", "call", *arguments)
+    assert called.process.returncode == exit_code
+    assert says in "".join(called.errors)
+    assert "Traceback" not in str(called)
+
+
+def test_clean_unbinds_what_a_killed_run_left_and_nothing_else(programs: Programs, home: Path) -> None:
+    credentials = programs.b24tunnel("sandbox", "--json").next_json()
+    _call(credentials, "event.bind", event="ONCRMDEALADD", handler="https%3A%2F%2Fproduction.example.org%2Fhook")
+    killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json", "--recordings", "first")
+    killed.next_json("ready")
+    living = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json", "--recordings", "second")
+    handler = living.next_json("ready")["handler_url"]
+    killed.kill()
+    assert len(programs.run("bindings", "--json").lines) == 2
+    cleaned = programs.run("bindings", "clean")
+    assert cleaned.process.returncode == 0, str(cleaned)
+    assert "Unbound 1 binding" in cleaned.lines[0]
+    left = {row["handler"] for row in _call(credentials, "event.get")}
+    assert left == {"https://production.example.org/hook", handler}
+    assert [json.loads(line)["handler"] for line in programs.run("bindings", "--json").lines] == [handler]
+
+
+def test_the_next_listen_removes_what_a_killed_one_left_and_names_foreign_handlers(programs: Programs) -> None:
+    credentials = programs.b24tunnel("sandbox", "--json").next_json()
+    _call(credentials, "event.bind", event="ONCRMDEALADD", handler="https%3A%2F%2Fp.example.org%2Fhook%3Fkey%3D1")
+    killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
+    killed.next_json("ready")
+    killed.kill()
+    living = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
+    handler = living.next_json("ready")["handler_url"]
+    told = "".join(living.lines)
+    assert "Removed 1 binding" in told
+    assert "https://p.example.org/hook" in told
+    assert "key=1" not in told, "other people keep keys in their addresses"
+    assert {row["handler"] for row in _call(credentials, "event.get")} == {
+        "https://p.example.org/hook?key=1",
+        handler,
+    }
+
+
+def test_what_a_gone_portal_left_bound_is_told_and_kept(programs: Programs, home: Path) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--json")
+    sandbox.next_json()
+    killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
+    killed.next_json("ready")
+    killed.kill()
+    sandbox.stop()
+    cleaned = programs.run("bindings", "clean")
+    assert cleaned.process.returncode == 3
+    assert "still there" in "".join(cleaned.errors)
+    assert len(State.open(home).ledger()) == 1

@@ -1,0 +1,86 @@
+"""The README is true: its commands are the ones that CI runs, it names every option, and its Python runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import click
+import pytest
+from raw_server import RawServer
+
+from b24tunnel.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands(group: click.Group, prefix: str = "") -> list[tuple[str, click.Command]]:
+    context = click.Context(group)
+    found: list[tuple[str, click.Command]] = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found.append((prefix + name, command))
+        if isinstance(command, click.Group):
+            found += _commands(command, f"{prefix}{name} ")
+    return found
+
+
+def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
+    command = next(block.strip() for block in _blocks("sh") if "pytest" in block)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_first_command_sets_up_everything_and_runs_the_demo() -> None:
+    assert _blocks("sh")[0].strip().endswith("pip install . && .venv/bin/b24tunnel demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), _commands(cli), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_and_option_is_in_the_table_of_commands(name: str, command: click.Command) -> None:
+    row = next((line for line in README.splitlines() if re.match(rf"\| `{name}[ `]", line)), None)
+    assert row is not None, f"{name} is not in the README's table"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            for spelling in (o for o in parameter.opts + parameter.secondary_opts if o.startswith("--")):
+                assert f"`{spelling}`" in row or f"`{spelling} " in row, f"{name} {spelling} is not in the README"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), _commands(cli), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_commands_help_has_an_example(name: str, command: click.Command) -> None:
+    help_text = command.get_help(click.Context(command, info_name=name))
+    assert f"b24tunnel {name}" in help_text.partition("Example:")[2]
+
+
+def test_replay_is_the_function_also_when_its_module_was_imported_before() -> None:
+    importlib.import_module("b24tunnel.replaying")
+    from b24tunnel import replay
+
+    assert callable(replay)
+
+
+def test_the_python_of_the_readme_runs_and_gives_what_its_comments_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code = next(block for block in _blocks("python") if "replay(" in block)
+    with RawServer() as handler:
+        code = code.replace("http://127.0.0.1:8000/handler", handler.url)
+        names: dict[str, object] = {}
+        exec(compile(code, "README.md", "exec"), names)
+        assert names["report"].ok  # type: ignore[attr-defined]
+    claims = re.findall(r"^(form\.\w+\(.*?\)) {2,}# (.*)$", code, re.MULTILINE)
+    assert len(claims) == 3
+    for expression, claimed in claims:
+        literal = claimed.partition(": no other")[0]
+        assert eval(expression, names) == ast.literal_eval(literal)
