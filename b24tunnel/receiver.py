@@ -101,6 +101,9 @@ class Receiver:
         declared = request.headers.get("Content-Length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_body:
             raise _BodyTooLarge
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         pieces = []
         size = 0
         async with asyncio.timeout(BODY_SECONDS):
