@@ -71,7 +71,9 @@ class Session:
             if not self._ready:
                 running.cancel()
             await asyncio.wait((running,))
-            if not running.cancelled():
+            if running.cancelled():
+                self._emit(Note("Stopped before it was ready; what had begun was taken back."))
+            else:
                 running.result()
         finally:
             for task in (running, stopped):

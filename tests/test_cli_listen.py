@@ -1,0 +1,217 @@
+"""`b24tunnel listen` where a person sits in front of it, and what it says before anything can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pty
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from programs import Program, Programs, free_port, wait_until
+from raw_server import RawServer, exchange
+
+from b24tunnel import Journal
+from b24tunnel.portal import Portal, State
+from b24tunnel.sandbox import Sandbox
+
+REQUEST = b"POST %s HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\nevent=ONCRMDEALADD&a"
+
+
+class Terminal:
+    """The command on a terminal of its own, typed at and read as a person does."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.shown = ""
+        self._pid, self._terminal = pty.fork()
+        if self._pid == 0:
+            os.chdir(directory)
+            os.execvp(sys.executable, [sys.executable, "-m", "b24tunnel", *arguments])
+        os.set_blocking(self._terminal, False)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the terminal has shown ``text``."""
+        wait_until(lambda: text in self._read(), f"{text!r} on the terminal, which shows: {self.shown}")
+
+    def type(self, text: str) -> None:
+        """Press these keys."""
+        os.write(self._terminal, text.encode())
+
+    def close(self) -> None:
+        """Close the window, as a person does with the mouse, and wait for the program to end."""
+        os.close(self._terminal)
+        wait_until(lambda: os.waitpid(self._pid, os.WNOHANG)[0] == self._pid, "the program has ended")
+
+    def exit_code(self) -> int:
+        """The exit code, once the program has ended by itself."""
+
+        def ended() -> tuple[int, int] | None:
+            self._read()
+            result = os.waitpid(self._pid, os.WNOHANG)
+            return result if result[0] == self._pid else None
+
+        _, status = wait_until(ended, f"the program ends, which shows: {self.shown}")
+        os.close(self._terminal)
+        return os.waitstatus_to_exitcode(status)
+
+    def _read(self) -> str:
+        with contextlib.suppress(OSError):  # nothing to read now, or the program is gone
+            self.shown += os.read(self._terminal, 65536).decode(errors="replace")
+        return self.shown
+
+
+def _leave_one_pending(programs: Programs) -> str:
+    """A session whose handler was down, and the handler's address."""
+    handler = f"http://127.0.0.1:{free_port()}/handler"
+    listen = programs.b24tunnel("listen", "--no-bind", "--forward", handler, "--output", "json")
+    url = listen.next_json("ready")["handler_url"]
+    path = "/b24" + url.partition("/b24")[2]
+    assert exchange(url, REQUEST % path.encode()).status == 200
+    listen.next_json("attempt")
+    assert listen.stop() == 0
+    return handler
+
+
+def test_on_a_terminal_it_asks_whether_to_hand_over_what_was_left(programs: Programs) -> None:
+    _leave_one_pending(programs)
+    with RawServer() as handler:
+        terminal = Terminal(programs.directory, "listen", "--no-bind", "--forward", handler.url)
+        terminal.wait_for("1 recording(s) of earlier sessions were never forwarded. Forward them now?")
+        terminal.type("y\n")
+        handler.wait_for(1)
+        terminal.wait_for("→ 200")
+        terminal.type("\x03")
+        assert terminal.exit_code() == 0
+        assert "0 still to be forwarded" in terminal.shown
+
+
+def test_on_a_terminal_a_no_leaves_them_for_the_next_time(programs: Programs) -> None:
+    _leave_one_pending(programs)
+    with RawServer() as handler:
+        terminal = Terminal(programs.directory, "listen", "--no-bind", "--forward", handler.url)
+        terminal.wait_for("Forward them now?")
+        terminal.type("n\n")
+        terminal.wait_for("listens at")
+        terminal.type("\x03")
+        assert terminal.exit_code() == 0
+        assert handler.requests == []
+    assert Journal.open(programs.directory / "recordings").pending() == ["1-1"]
+
+
+def test_closing_the_terminal_unbinds(programs: Programs, home: Path) -> None:
+    programs.b24tunnel("sandbox", "--json").next_json()
+    terminal = Terminal(programs.directory, "listen", "ONCRMDEALADD", "--portal", "sandbox")
+    terminal.wait_for("listens at")
+    assert len(State.open(home).ledger()) == 1
+    terminal.close()
+    assert State.open(home).ledger() == []
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_prints_the_command_that_cleans_up(programs: Programs) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--json")
+    sandbox.next_json()
+    listen = programs.b24tunnel("listen", "ONCRMDEALADD", "--portal", "sandbox", "--output", "json")
+    listen.next_json("ready")
+    sandbox.send_signal(signal.SIGSTOP)  # the portal hangs, so unbinding does
+    try:
+        listen.send_signal(signal.SIGINT)
+        _wait_until_stopping(listen)
+        listen.send_signal(signal.SIGINT)
+        assert listen.wait() == 130
+        assert "b24tunnel bindings clean" in "".join(listen.errors)
+    finally:
+        sandbox.send_signal(signal.SIGCONT)
+
+
+def test_a_portal_that_hangs_at_the_end_is_given_up_with_the_command_that_cleans_up(programs: Programs) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--json")
+    sandbox.next_json()
+    listen = programs.b24tunnel("listen", "ONCRMDEALADD", "--portal", "sandbox", "--output", "json")
+    listen.next_json("ready")
+    sandbox.send_signal(signal.SIGSTOP)
+    try:
+        assert listen.stop() == 0
+        assert "b24tunnel bindings clean" in listen.next_json("trouble")["message"]
+        assert listen.next_json("stopped")["recorded"] == 0
+    finally:
+        sandbox.send_signal(signal.SIGCONT)
+
+
+def test_ctrl_c_before_it_is_ready_takes_back_what_it_had_begun(programs: Programs, home: Path) -> None:
+    with RawServer(hold=threading.Event()) as portal:  # it takes calls and never answers
+        State.open(home).save_portal(
+            Portal("slow", client_endpoint=portal.url.replace("/handler", "/rest/"), access_token="token")
+        )
+        listen = programs.b24tunnel("listen", "ONCRMDEALADD", "--portal", "slow", "--output", "json")
+        portal.wait_for(1)
+        assert listen.stop() == 0
+        assert "before it was ready" in listen.next_json("note")["message"]
+    assert "Traceback" not in str(listen)
+    assert State.open(home).ledger() == []
+
+
+def test_an_unfinished_installation_is_told_because_bitrix24_then_delivers_nothing(
+    programs: Programs, home: Path
+) -> None:
+    async def listen() -> Program:
+        async with Sandbox(installed=False) as sandbox:
+            State.open(home).save_portal(Portal.from_mapping("fresh", sandbox.credentials.as_dict()))
+            program = programs.b24tunnel("listen", "ONCRMDEALADD", "--portal", "fresh", "--output", "json")
+            await asyncio.to_thread(program.next_json, "ready")
+            await asyncio.to_thread(program.stop)
+        return program
+
+    program = asyncio.run(listen())
+    assert "installation is not finished" in "".join(program.lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("ONCRMDEALADD", "--portal", "far"), "--public-url"),
+        (("--portal", "far"), "Name the events"),
+        (("--no-bind", "--tunnel", "ngrok"), "local, url"),
+        (("--no-bind", "--tunnel", "url"), "--public-url"),
+        (("--no-bind", "--tunnel", "local", "--public-url", "https://x.example.org"), "leave one of them out"),
+        (("--no-bind", "--public-url", "hooks.example.org"), "no public address"),
+        (("--no-bind", "--public-url", "https://u:p@hooks.example.org"), "no public address"),
+        (("ONIMV2MESSAGEADD", "--portal", "far"), "polled"),
+        (("ONCRMDYNAMICITEMADD_{entityTypeId}", "--portal", "far"), "ONCRMDYNAMICITEMADD_128"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_with_the_way_out(
+    programs: Programs, home: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    State.open(home).save_portal(Portal("far", client_endpoint="https://example.bitrix24.com/rest/"))
+    listen = programs.run("listen", *arguments)
+    assert listen.process.returncode == 2
+    assert says in "".join(listen.errors)
+    assert "Traceback" not in str(listen)
+    assert not (programs.directory / "recordings").exists(), "nothing was begun"
+
+
+def test_the_address_stays_the_same_across_restarts(programs: Programs) -> None:
+    urls = set()
+    for _ in range(2):
+        listen = programs.b24tunnel(
+            "listen", "--no-bind", "--public-url", "https://hooks.example.org/sub", "--output", "json"
+        )
+        urls.add(listen.next_json("ready")["handler_url"])
+        assert listen.stop() == 0
+    assert len(urls) == 1
+    assert urls.pop().startswith("https://hooks.example.org/sub/b24/")
+
+
+def _wait_until_stopping(listen: Program) -> None:
+    """Wait until the first signal was taken: two that wait together would be one."""
+    wait_until(lambda: _signals_taken(listen.process.pid), "the first signal is taken")
+
+
+def _signals_taken(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return all(int(mask, 16) == 0 for mask in pending)
