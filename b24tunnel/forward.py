@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -259,7 +260,9 @@ def check_handler_url(url: str) -> str:
         valid = False
     if not valid:
         raise WrongUsage(f"{url!r} is no handler's URL: give one like http://127.0.0.1:8000/handler.")
-    return url.partition("#")[0]
+    # Spaces and Cyrillic in path and query are encoded as an address has to be; the rest stays as written.
+    path = url.partition("#")[0][len(f"{parts.scheme}://{parts.netloc}") :]
+    return f"{parts.scheme}://{parts.netloc}" + re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
 
 
 def with_query(url: str, target: str) -> str:
@@ -276,8 +279,23 @@ def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
     for name, value in recording.headers:
         if name.lower() == "connection":
             dropped.update(part.strip().lower() for part in value.split(","))
-    kept = [(name, value) for name, value in recording.headers if name.lower() not in dropped]
+    # For aiohttp a second spelling of a name replaces the first, and a value that is no UTF-8 cannot be written.
+    spelling: dict[str, str] = {}
+    kept = [
+        (spelling.setdefault(name.lower(), name), _writable(value))
+        for name, value in recording.headers
+        if name.lower() not in dropped
+    ]
     return [*kept, ("X-B24tunnel-Recording", recording.id)]
+
+
+def _writable(value: str) -> str:
+    """A header's value as it is, or its bytes read as Latin-1 where they are no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
@@ -317,4 +335,9 @@ def _describe(failure: Exception, timeout: float) -> str:
         return "connection reset: the handler cut it without a whole answer"
     if isinstance(failure, TimeoutError):
         return f"timed out: no whole answer within {timeout:g} seconds"
-    return f"failed: {type(failure).__name__}: {failure}"
+    # The exceptions' own texts hold the address with its query, and what the handler wrote: both may hold tokens.
+    if isinstance(failure, aiohttp.ClientPayloadError):
+        return "connection closed: the handler's answer broke off"
+    if isinstance(failure, aiohttp.ClientResponseError):
+        return "no HTTP: what the handler answered is no HTTP answer"
+    return f"failed: {type(failure).__name__}"

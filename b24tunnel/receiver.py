@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.event import Event
@@ -55,7 +57,9 @@ class Receiver:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen, and return the port; raises `OutsideFailure` when the address is taken or not ours."""
         # No decompression: a recording holds the bytes as they came.
-        self._protocols = web.Server(self._answer, auto_decompress=False, access_log=None)
+        self._protocols = web.Server(
+            self._answer, auto_decompress=False, access_log=None, logger=_told(self._on_trouble)
+        )
         try:
             self._server = await asyncio.get_running_loop().create_server(
                 self._protocols, host, port, backlog=1024
@@ -146,6 +150,24 @@ class Receiver:
 
 class _BodyTooLarge(Exception):
     pass
+
+
+def _told(on_trouble: Callable[[str], None]) -> logging.Logger:
+    """A logger for aiohttp that tells failures of ours in one sentence.
+
+    aiohttp logs a request that is no HTTP with a traceback and its request line, which may hold a token. Anybody
+    can send such requests to a public address, so they are answered 400 and not told at all.
+    """
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failure = record.exc_info[0] if record.exc_info else None
+            if failure is not None and not issubclass(failure, HttpProcessingError):
+                on_trouble(f"A request was not answered because of an error of b24tunnel ({failure.__name__}).")
+
+    logger = logging.Logger("b24tunnel.receiver", logging.ERROR)
+    logger.addHandler(Telling())
+    return logger
 
 
 def _headers(request: web.BaseRequest) -> Headers:

@@ -17,9 +17,7 @@ class ConnectionLost(aiohttp.ClientConnectionError):
         self.reset = reset
 
 
-async def send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
+async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """A client middleware: a lost connection is a `ConnectionLost`, which aiohttp does not answer by repeating."""
     try:
         return await handler(request)

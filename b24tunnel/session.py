@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from b24tunnel import forward as forwarding
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
+from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest
-from b24tunnel.journal.files import journal_directory, prepare_directory
 from b24tunnel.portal import Bindings, Portal, RestClient, State
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
@@ -260,33 +260,6 @@ class _Parts:
         if self.receiver is None or self.forwarder is None:
             return 0
         return max(0, self.receiver.recorded + self.resumed - self.forwarder.settled)
-
-
-def handler_segment(recordings: Path) -> str:
-    """The unguessable part of the handler's path, kept beside the journal so that the path stays the same.
-
-    An address that was pasted into a portal by hand stays right across restarts. Raises `OutsideFailure`.
-    """
-    directory = journal_directory(recordings)
-    file = directory / "handler-path"
-    try:
-        prepare_directory(directory)
-        if not file.exists():
-            fresh = secrets.token_urlsafe(18)
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as out:
-                out.write(fresh + "\n")
-        segment = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutsideFailure(
-            f"Cannot keep the handler's path in {file} ({error}): check its permissions."
-        ) from error
-    if not 16 <= len(segment) <= 64 or not set(segment) <= _URL_SAFE:
-        raise OutsideFailure(f"{file} does not hold a handler's path: remove it, and a new one is made.")
-    return segment
-
-
-_URL_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 def check_reachable(settings: Settings) -> None:

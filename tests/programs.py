@@ -73,9 +73,12 @@ class Program:
         """The next JSON object on standard output, or the next whose ``type`` is ``kind``."""
         end = time.monotonic() + seconds
         while True:
+            over = not self._readers[0].is_alive()  # looked at before the queue: then nothing comes after it
             try:
-                line = self._unread.get(timeout=max(0.01, end - time.monotonic()))
+                line = self._unread.get(timeout=0.05)
             except queue.Empty:
+                if not over and time.monotonic() < end:
+                    continue
                 raise AssertionError(f"no {kind or 'object'} within {seconds:.0f} s. {self}") from None
             value: dict[str, Any] = json.loads(line)
             if kind is None or value.get("type") == kind:

@@ -1,4 +1,4 @@
-"""HTTP with raw sockets at both ends: a server that keeps a request's bytes, and a client that sends given ones."""
+"""HTTP with raw sockets at both ends: a server that keeps each request's bytes, a client that sends given ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def answer_with(status: str = "200 OK", body: bytes = b"", *headers: str) -> byt
     """The bytes of a whole answer, after which the connection is closed."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "Connection: close"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+EMPTY_ANSWER = answer_with()
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class RawServer:
 
     def __init__(
         self,
-        answer: bytes | None | Callable[[Request], bytes | None] = answer_with(),
+        answer: bytes | Callable[[Request], bytes | None] | None = EMPTY_ANSWER,
         *,
         listening: bool = True,
         hold: threading.Event | None = None,
@@ -107,7 +110,9 @@ class RawServer:
 
     def wait_for(self, count: int) -> list[Request]:
         """The requests, once there are ``count`` of them."""
-        wait_until(lambda: len(self.requests) >= count, f"{count} requests at {self.url}, not {len(self.requests)}")
+        wait_until(
+            lambda: len(self.requests) >= count, f"{count} requests at {self.url}, not {len(self.requests)}"
+        )
         return list(self.requests)
 
     def bodies(self) -> list[bytes]:
@@ -164,7 +169,9 @@ def _read_request(connection: socket.socket) -> Request | None:
             return None
         data += piece
     head, _, body = data.partition(b"\r\n\r\n")
-    if any(value.lower() == b"chunked" for name, value in headers_of(head) if name.lower() == b"transfer-encoding"):
+    if any(
+        value.lower() == b"chunked" for name, value in headers_of(head) if name.lower() == b"transfer-encoding"
+    ):
         while not body.endswith(b"0\r\n\r\n"):
             body += connection.recv(65536)
         return Request(head, body)
@@ -178,7 +185,7 @@ def _read_request(connection: socket.socket) -> Request | None:
 
 
 def exchange(url: str, data: bytes) -> Answer:
-    """Send exactly ``data`` to the host of ``url`` and read the answer until its length or the connection's end."""
+    """Send exactly ``data`` to the host of ``url`` and read the answer to its length or the connection's end."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None

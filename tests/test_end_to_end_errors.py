@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from programs import DEADLINE, Program, Programs, wait_until
-from raw_server import RawServer, answer_with, deliver, exchange
+from raw_cases import RAW_CASES
+from raw_server import RawServer, answer_with, deliver, delivery, exchange
 
 from b24tunnel import Journal
 from b24tunnel.cli import cli
@@ -28,6 +30,8 @@ from b24tunnel.sandbox import Sandbox
 _T = TypeVar("_T")
 
 NO_BIND = ("listen", "--no-bind", "--tunnel", "local", "--output", "json")
+# The real delivery among those in tests/cases/ that has an access, a refresh and an application token.
+WITH_ALL = "ONOFFLINEEVENT"
 SECRETS = ("access_token", "refresh_token", "client_secret", "application_token")
 
 
@@ -195,8 +199,12 @@ def test_a_taken_port_is_named(programs: Programs) -> None:
     assert State.open().portals() == []
 
 
-@pytest.mark.parametrize("arguments", [NO_BIND, ("list",), ("show", "last"), ("follow",)], ids=lambda value: value[0])
-def test_a_recordings_directory_that_cannot_be_one_is_named(programs: Programs, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [NO_BIND, ("list",), ("show", "last"), ("follow",)], ids=lambda value: value[0]
+)
+def test_a_recordings_directory_that_cannot_be_one_is_named(
+    programs: Programs, arguments: tuple[str, ...]
+) -> None:
     (programs.directory / "file").write_text("")
     below = Path("file") / "recordings"
     assert_refused(programs.b24tunnel(*arguments, "--recordings", str(below)), 3, str(below))
@@ -234,13 +242,21 @@ def rest(credentials: dict[str, Any], method: str, **params: Any) -> Any:
         return json.load(answer)["result"]
 
 
+def tokens(value: Any, name: str = "") -> set[str]:
+    """Every value in a parsed body whose name is that of a secret."""
+    if isinstance(value, dict):
+        return set().union(*(tokens(item, key) for key, item in value.items()))
+    if isinstance(value, list):
+        return set().union(*(tokens(item, name) for item in value))
+    return {value} if name.lower() in (*SECRETS, "auth_id", "refresh_id") and value else set()
+
+
 def secrets_of(credentials: dict[str, Any], programs: Programs) -> set[str]:
     """What the application holds, and what came with each delivery."""
     found = {credentials[name] for name in SECRETS}
     for recording in Journal.open(programs.directory / "recordings").recordings():
-        assert recording.event.auth is not None
-        found |= {value for name, value in recording.event.auth.items() if name in SECRETS}
-    assert all(len(secret) >= 32 for secret in found)
+        found |= tokens(recording.event.fields)
+    assert len(found) > len(SECRETS)
     return found
 
 
@@ -289,26 +305,68 @@ def test_no_command_shows_a_secret_and_show_reveals_it_when_asked(programs: Prog
         return all(len(follower.lines) >= 2 for follower in followers)
 
     wait_until(all_follow, "both follow")
+    address = State.open().ledger()[0].handler
+    last = [deliver(address, case.body) for case in RAW_CASES][-1]
+    assert last.status == 200
+    count = len(list(Journal.open(programs.directory / "recordings").recordings()))
+    echo.wait_for(count)
+    for follower in followers:
+        wait_until(lambda told=follower.lines: f"1-{count}" in told[-1], "the last attempt is followed")
     told = [programs.run("bindings"), programs.run("bindings", "--json"), programs.run("events", "ONCRMDEAL*")]
     assert "ONCRMDEALADD" in output(told[0])
     assert listen.stop() == 0
     for follower in followers:
         assert follower.stop() == 0
     for arguments in (
-        *(("list",), ("list", "--failed", "--json"), ("show", "last"), ("show", "last", "--json")),
-        *(("replay", "last", "--to", echo.url), ("replay", "last", "--to", echo.url, "--json")),
+        *(
+            ("list",),
+            ("list", "--failed", "--json"),
+            ("show", "last"),
+            ("show", WITH_ALL),
+            ("show", WITH_ALL, "--json"),
+        ),
+        *(("replay", "last", "--to", echo.url), ("replay", "1", "--to", echo.url, "--json")),
     ):
         told.append(programs.run(*arguments))
         assert told[-1].process.returncode == (1 if arguments[0] == "replay" else 0), str(told[-1])
         assert told[-1].lines, "it has told something"
     assert_none_of(secrets_of(credentials, programs), listen, *followers, *told)
 
-    recording = Journal.open(programs.directory / "recordings").last(1)[0]
-    assert recording.event.auth is not None
-    for arguments in (("show", "last"), ("show", "last", "--json"), ("list", "last", "--json")):
+    [held] = [tokens(case.expect) for case in RAW_CASES if case.event == WITH_ALL]
+    assert len(held) == 3
+    for arguments in (("show", WITH_ALL), ("show", WITH_ALL, "--json"), ("list", WITH_ALL, "--json")):
         revealed = output(programs.run(*arguments, "--reveal"))
-        for name in ("access_token", "refresh_token", "application_token"):
-            assert recording.event.auth[name] in revealed
+        assert not [secret for secret in held if secret not in revealed], arguments
+
+
+@pytest.mark.parametrize("way", ["plain", "json"])
+def test_a_token_in_the_query_is_not_shown_when_the_handler_answers_nonsense(programs: Programs, way: str) -> None:
+    token = "70ken" * 8
+    with RawServer(lambda request: b"no status line, but " + request.line + b"\r\n\r\n") as handler:
+        listen = programs.b24tunnel("listen", "--no-bind", "--forward", handler.url, "--output", way)
+        follow = programs.b24tunnel("follow", *(["--json"] if way == "json" else []))
+        wait_until(lambda: listen.lines, "it is ready")
+        ready = re.search(r"http://[^/]+/b24/[\w-]+", listen.lines[0])
+        assert ready is not None
+
+        def followed() -> list[str]:
+            request = delivery(f"{ready[0]}?event=ONCRMDEALADD&auth[access_token]={token}", b"", method="GET")
+            assert exchange(ready[0], request).status == 200
+            return follow.lines[1:]
+
+        wait_until(followed, "it is followed")
+        recordings = list(Journal.open(programs.directory / "recordings").recordings())
+        handler.wait_for(len(recordings))
+        assert listen.stop() == 0
+        assert follow.stop() == 0
+        as_json = ["--json"] if way == "json" else []
+        told = [
+            programs.run(*arguments, *as_json)
+            for arguments in (("list",), ("show", "last"), ("replay", "last", "--to", handler.url))
+        ]
+    for program in (listen, follow, *told):
+        assert program.lines, "it has told something"
+        assert token not in output(program), str(program)
 
 
 # ---- the command itself

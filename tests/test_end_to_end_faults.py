@@ -133,7 +133,11 @@ def test_a_handler_that_is_slow_when_the_tool_stops_is_told_as_interrupted_and_t
     [
         pytest.param(answer_with("204 No Content"), (), "204 in", 204, id="no-content"),
         pytest.param(
-            answer_with("500 Internal Server Error", b"division by zero\nin handler.php"), (), "500 in", 500, id="500"
+            answer_with("500 Internal Server Error", b"division by zero\nin handler.php"),
+            (),
+            "500 in",
+            500,
+            id="500",
         ),
         pytest.param(answer_with("302 Found", b"", "Location: /login"), (), "302 in", 302, id="redirect"),
         pytest.param(RESET, (), "connection reset: ", None, id="reset"),
@@ -188,16 +192,20 @@ def test_what_the_handler_makes_of_an_event_is_told_plainly(
         assert attempt["body"] == "division by zero\nin handler.php"
 
 
+@pytest.mark.parametrize("end", ["ctrl-c", "kill"])
 def test_what_was_not_handed_over_is_offered_at_the_next_start_and_handed_over_once(
-    programs: Programs, absent_handler: RawServer
+    programs: Programs, absent_handler: RawServer, end: str
 ) -> None:
     handler = absent_handler
     to_handler = ("--forward", handler.url, "--concurrency", "1")
     first, address = listening(programs, *to_handler)
     send(address, *BODIES)
     first.next_json("trouble")
-    assert first.stop() == 0
-    assert happenings(first, "stopped")[0]["pending"] == len(BODIES)
+    if end == "kill":
+        first.kill()
+    else:
+        assert first.stop() == 0
+        assert happenings(first, "stopped")[0]["pending"] == len(BODIES)
     handler.listen()
     ids = [f"1-{number}" for number in range(1, 6)]
 
@@ -225,7 +233,7 @@ def test_a_kill_under_load_loses_nothing_that_was_acknowledged(programs: Program
     acknowledged: list[bytes] = []
     for turn in range(3):
         listen, address = listening(programs, "--forward", handler.url)
-        before = len(acknowledged)
+        enough = len(acknowledged) + 100 + 50 * turn
         over = threading.Event()
 
         def send_until_over(
@@ -244,7 +252,7 @@ def test_a_kill_under_load_loses_nothing_that_was_acknowledged(programs: Program
         with ThreadPoolExecutor(4) as senders:
             working = [senders.submit(send_until_over, sender) for sender in range(4)]
             try:
-                wait_until(lambda: len(acknowledged) >= before + 100 + 50 * turn, "enough is acknowledged")
+                wait_until(lambda enough=enough: len(acknowledged) >= enough, "enough is acknowledged")
             finally:
                 listen.kill()
                 over.set()

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from b24pysdk.integrations.flask.dependencies import get_oauth_event_data
 from b24pysdk.integrations.flask.decorators import event_required
+from b24pysdk.integrations.flask.dependencies import get_oauth_event_data
 from flask import Flask, request
 from werkzeug.serving import make_server
 
