@@ -31,7 +31,7 @@ class Event:
 
     @classmethod
     def from_request(cls, target: str, body: bytes) -> Event:
-        """Parse a request as PHP's ``$_REQUEST`` does: the query first, the body's fields over it.
+        """Parse a request as PHP's ``$_REQUEST`` does: the query first, the body's fields over it, key by key.
 
         ``target`` is the request target (``/path?query``). Bitrix24 documents that a handler must accept GET
         and POST ("event.bind"); a GET delivery carries its fields in the query.
@@ -39,7 +39,7 @@ class Event:
         query = target.partition("?")[2].encode("utf-8", "surrogateescape")
         if not query:
             return cls.from_body(body)
-        return cls({**_as_mapping(form.parse(query)), **_as_mapping(form.parse(body))})
+        return cls(_as_mapping(_merged(form.parse(query), form.parse(body))))
 
     @property
     def code(self) -> str | None:
@@ -78,6 +78,20 @@ class Event:
     def application_token(self) -> str | None:
         """``auth[application_token]``, the only proof of origin ("Secure event handlers"), or None."""
         return _text((self.auth or {}).get("application_token"))
+
+
+def _merged(under: Any, over: Any) -> Any:
+    """Two parsed forms in one: arrays are merged key by key, anything else of ``over`` takes the place.
+
+    PHP nests at most 64 deep, so this does too.
+    """
+    if isinstance(under, str) or isinstance(over, str):
+        return over
+    result = _as_mapping(under).copy()
+    for key, value in _as_mapping(over).items():
+        result[key] = _merged(result[key], value) if key in result else value
+    in_order = all(key == str(place) for place, key in enumerate(result))
+    return list(result.values()) if in_order else result
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -17,7 +17,8 @@ from yarl import URL
 
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import JournalUnwritable, JournalWriter, follow
-from b24tunnel.recording import INTERRUPTED, UNREACHED, Attempt, Cause, Headers, Recording
+from b24tunnel.recording import INTERRUPTED, UNREACHED, Attempt, Cause, Recording, decoded_headers
+from b24tunnel.redact import shown_url
 from b24tunnel.send_once import ConnectionLost, send_once
 
 TIMEOUT = 60.0
@@ -40,6 +41,13 @@ _RETRY_FIRST, _RETRY_LONGEST = 0.1, 2.0
 _LARGE = 1024 * 1024
 
 
+Note = Callable[[Attempt], Awaitable[None]]
+
+
+async def _unnoted(attempt: Attempt) -> None:
+    """For who needs no more than what `Sender.send` returns."""
+
+
 class Sender:
     """Hands single recordings to a handler's URL. Use as an asynchronous context manager."""
 
@@ -60,6 +68,8 @@ class Sender:
         self.url = check_handler_url(url)
         self._cause = cause
         self._timeout = timeout
+        # Less than the whole, so that a handler that was never reached is told from a slow one.
+        self._connect_seconds = min(_CONNECT_SECONDS, 0.9 * timeout)
         self._concurrency = concurrency
         self._keep_alive = keep_alive
         self._client: aiohttp.ClientSession | None = None
@@ -67,7 +77,7 @@ class Sender:
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency, force_close=not self._keep_alive),
-            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=_CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=self._connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_OURS,
             auto_decompress=False,
@@ -81,18 +91,19 @@ class Sender:
         if self._client is not None:
             await self._client.close()
 
-    async def send(self, recording: Recording) -> Attempt:
-        """Send the exact bytes once and return what came of it; a failure is an attempt with an error.
+    async def send(self, recording: Recording, note: Note = _unnoted) -> Attempt:
+        """Send the exact bytes once, note what came of it, and return it; a failure is an attempt with an error.
 
-        The delivery's own query is added to that of the handler's URL. Cancelling it raises as usual.
+        The delivery's own query is added to that of the handler's URL. Cancelled, it notes an interrupted attempt.
         """
         assert self._client is not None, "use the sender as a context manager"
         target = with_query(self.url, recording.target)
         started_at, start = datetime.now(UTC), time.monotonic()
-        status: int | None = None
-        headers: Headers = ()
-        body, truncated = b"", False
-        error: str | None = None
+
+        def attempt(error: str | None = None, **answer: Any) -> Attempt:
+            duration = (time.monotonic() - start) * 1000
+            return Attempt(recording.id, self._cause, target, started_at, duration, error=error, **answer)
+
         try:
             async with self._client.request(
                 recording.method,
@@ -102,21 +113,19 @@ class Sender:
                 allow_redirects=False,
             ) as answer:
                 body, truncated = await _bounded(answer.content)
-                status, headers = answer.status, _headers(answer)
+                made = attempt(
+                    status=answer.status,
+                    headers=decoded_headers(answer.raw_headers),
+                    body=body,
+                    truncated=truncated,
+                )
         except (aiohttp.ClientError, OSError, ValueError) as failure:  # a time-out is an OSError
-            error = _describe(failure, self._timeout)
-        return Attempt(
-            recording=recording.id,
-            cause=self._cause,
-            target=target,
-            started_at=started_at,
-            duration_ms=(time.monotonic() - start) * 1000,
-            status=status,
-            headers=headers,
-            body=body,
-            truncated=truncated,
-            error=error,
-        )
+            made = attempt(_describe(failure, self._timeout, self._connect_seconds))
+        except asyncio.CancelledError:
+            await note(attempt(f"{INTERRUPTED}: b24tunnel stopped before the handler had answered"))
+            raise
+        await note(made)
+        return made
 
 
 class Forwarder:
@@ -135,11 +144,12 @@ class Forwarder:
         concurrency: int = CONCURRENCY,
         first: Iterable[Recording] = (),
         on_trouble: Callable[[str], None] = lambda message: None,
+        on_note: Callable[[str], None] = lambda message: None,
     ) -> None:
         """``first`` are recordings of earlier sessions, handed over before this session's own.
 
-        ``on_trouble`` gets one sentence when the handler cannot be connected to, when it is back, and when an
-        attempt could not be noted.
+        ``on_trouble`` gets one sentence when the handler cannot be connected to, and when an attempt could not be
+        noted; ``on_note`` one when the handler takes events again.
         """
         self.settled = 0
         self._taken = 0
@@ -148,11 +158,14 @@ class Forwarder:
         self._concurrency = concurrency
         self._first = first
         self._on_trouble = on_trouble
+        self._on_note = on_note
         self._slots = asyncio.Semaphore(concurrency)
         self._ready: asyncio.PriorityQueue[tuple[int, Recording]] = asyncio.PriorityQueue()
         self._reachable = asyncio.Event()
         self._reachable.set()
         self._lost = asyncio.Event()
+        self._away = False  # the handler's absence was told, and nothing was handed over since
+        self._pause = _RETRY_FIRST
         self._refused: set[str] = set()
         self._progress = asyncio.Event()
 
@@ -170,18 +183,23 @@ class Forwarder:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _take(self) -> None:
-        async for recording in self._arriving():
-            await self._slots.acquire()
-            self._taken += 1
-            self._ready.put_nowait((self._taken, recording))
+    async def hand_over(self, recordings: Iterable[Recording]) -> None:
+        """Forward these too, beside what arrives; returns when the last of them has been taken up."""
+        remaining = iter(recordings)
+        # They may come from files: reading those must not hold up the receiver's answers.
+        while (recording := await asyncio.to_thread(next, remaining, None)) is not None:
+            await self._enqueue(recording)
 
-    async def _arriving(self) -> AsyncIterator[Recording]:
-        for recording in self._first:
-            yield recording
+    async def _take(self) -> None:
+        await self.hand_over(self._first)
         async for record in follow(self._writer):
             if isinstance(record, Recording):
-                yield record
+                await self._enqueue(record)
+
+    async def _enqueue(self, recording: Recording) -> None:
+        await self._slots.acquire()
+        self._taken += 1
+        self._ready.put_nowait((self._taken, recording))
 
     async def _work(self) -> None:
         while True:
@@ -190,40 +208,24 @@ class Forwarder:
             if not self._reachable.is_set():
                 self._ready.put_nowait((place, recording))
                 continue
-            attempt = await self._try(recording)
+            attempt = await self._sender.send(recording, self._note)
             if attempt.delivered:
+                if self._away:
+                    self._away, self._pause = False, _RETRY_FIRST
+                    self._on_note(f"The handler {shown_url(self._sender.url)} takes events again: going on.")
                 self._refused.discard(recording.id)
                 self.settled += 1
                 self._slots.release()
                 self._progress.set()
             else:
+                self._refused.add(recording.id)
                 self._ready.put_nowait((place, recording))
                 self._lost.set()
                 self._reachable.clear()
 
-    async def _try(self, recording: Recording) -> Attempt:
-        started_at, start = datetime.now(UTC), time.monotonic()
-        try:
-            attempt = await self._sender.send(recording)
-        except asyncio.CancelledError:
-            await self._note(
-                Attempt(
-                    recording=recording.id,
-                    cause="forward",
-                    target=self._sender.url,
-                    started_at=started_at,
-                    duration_ms=(time.monotonic() - start) * 1000,
-                    error=f"{INTERRUPTED}: b24tunnel stopped before the handler had answered",
-                )
-            )
-            raise
-        if attempt.delivered or recording.id not in self._refused:
-            await self._note(attempt)
-        if not attempt.delivered:
-            self._refused.add(recording.id)
-        return attempt
-
     async def _note(self, attempt: Attempt) -> None:
+        if attempt.recording in self._refused and (attempt.error or "").startswith(UNREACHED):
+            return  # noted once already
         try:
             await self._writer.append(attempt)
         except JournalUnwritable as error:
@@ -235,18 +237,21 @@ class Forwarder:
         port = address.port or (443 if address.scheme == "https" else 80)
         while True:
             await self._lost.wait()
-            self._on_trouble(f"The handler {self._sender.url} cannot be connected to: events wait for it.")
-            pause = _RETRY_FIRST
+            if not self._away:
+                self._away = True
+                self._on_trouble(
+                    f"The handler {shown_url(self._sender.url)} cannot be reached: events wait for it."
+                )
             while True:
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _RETRY_LONGEST)
+                await asyncio.sleep(self._pause)
+                self._pause = min(self._pause * 1.5, _RETRY_LONGEST)
                 try:
-                    _, connection = await asyncio.open_connection(address.hostname, port)
-                except OSError:
+                    async with asyncio.timeout(_CONNECT_SECONDS):
+                        _, connection = await asyncio.open_connection(address.hostname, port)
+                except OSError:  # a time-out is one too
                     continue
                 connection.close()
                 break
-            self._on_trouble(f"The handler {self._sender.url} listens again: going on.")
             self._lost.clear()
             self._reachable.set()
 
@@ -256,13 +261,16 @@ def check_handler_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # raises for a host that no name server could be asked for
+        URL(url)
     except ValueError:
         valid = False
     if not valid:
         raise WrongUsage(f"{url!r} is no handler's URL: give one like http://127.0.0.1:8000/handler.")
     # Spaces and Cyrillic in path and query are encoded as an address has to be; the rest stays as written.
-    path = url.partition("#")[0][len(f"{parts.scheme}://{parts.netloc}") :]
-    return f"{parts.scheme}://{parts.netloc}" + re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
+    host_end = len(f"{parts.scheme}://{parts.netloc}")
+    path = url.partition("#")[0][host_end:]
+    return url[:host_end] + re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
 
 
 def with_query(url: str, target: str) -> str:
@@ -270,6 +278,8 @@ def with_query(url: str, target: str) -> str:
     query = target.partition("?")[2]
     if not query:
         return url
+    # What an address cannot hold as it is goes percent-encoded: the handler decodes it to the same bytes.
+    query = re.sub(r"[^!-~]+|#", lambda found: quote(found[0].encode("utf-8", "surrogateescape")), query)
     return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
@@ -314,27 +324,21 @@ async def _bounded(content: aiohttp.StreamReader) -> tuple[bytes, bool]:
     return body, False
 
 
-def _headers(answer: aiohttp.ClientResponse) -> Headers:
-    return tuple(
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-        for name, value in answer.raw_headers
-    )
-
-
-def _describe(failure: Exception, timeout: float) -> str:
+def _describe(failure: Exception, timeout: float, connect_seconds: float) -> str:
     """What went wrong, in words that begin with its kind."""
     if isinstance(failure, aiohttp.ConnectionTimeoutError):
-        return f"{UNREACHED}: nobody took the connection within {_CONNECT_SECONDS:g} seconds"
+        return f"{UNREACHED}: nobody took the connection within {connect_seconds:g} s"
     if isinstance(failure, aiohttp.ClientConnectorError) and not isinstance(failure, aiohttp.ClientSSLError):
         reason = failure.os_error
         refused = isinstance(reason, ConnectionRefusedError)
-        return f"{UNREACHED}: " + ("connection refused" if refused else str(reason.strerror or reason))
+        words = reason.strerror or str(reason) or type(reason).__name__
+        return f"{UNREACHED}: " + ("connection refused" if refused else words)
     if isinstance(failure, ConnectionLost) and not failure.reset:
         return "connection closed: the handler hung up without an answer"
     if isinstance(failure, ConnectionLost | ConnectionError):
         return "connection reset: the handler cut it without a whole answer"
     if isinstance(failure, TimeoutError):
-        return f"timed out: no whole answer within {timeout:g} seconds"
+        return f"timed out: no whole answer within {timeout:g} s"
     # The exceptions' own texts hold the address with its query, and what the handler wrote: both may hold tokens.
     if isinstance(failure, aiohttp.ClientPayloadError):
         return "connection closed: the handler's answer broke off"

@@ -24,6 +24,9 @@ def handler_segment(recordings: Path) -> str:
         prepare_directory(file.parent)
         if not file.exists():
             _make(file)
+        elif file.stat().st_size == 0:  # a crash of the machine left it so
+            file.unlink()
+            _make(file)
         segment = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise OutsideFailure(

@@ -13,6 +13,7 @@ class Ready:
 
     session: int
     handler_url: str
+    port: int
     tunnel: str
     events: tuple[str, ...]
     portal: str | None
@@ -50,7 +51,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Pending:
-    """Recordings of earlier sessions that no handler was reached with."""
+    """Recordings of earlier sessions that no handler was reached with; ``resumed``: they are handed over now."""
 
     recordings: tuple[str, ...]
     resumed: bool
@@ -65,6 +66,7 @@ class Stopped:
     answered: int
     failed: int
     pending: int
+    refused: int
 
 
 Happening = Ready | Recorded | Attempted | Note | Trouble | Pending | Stopped

@@ -15,11 +15,14 @@ from b24tunnel.errors import OutsideFailure
 from b24tunnel.event import Event
 from b24tunnel.form import FormError
 from b24tunnel.journal import JournalUnwritable, JournalWriter
-from b24tunnel.recording import Headers, Recording, Verdict
+from b24tunnel.recording import Recording, Verdict, decoded_headers
 
 MAX_BODY = 32 * 1024 * 1024
 # A sender that stops in the middle of its body gives its connection back after this long.
 BODY_SECONDS = 60.0
+_MOST_PAIRS = 20_000
+# A delivery by GET carries everything in its request line.
+_LONGEST_LINE = 64 * 1024
 
 
 class Receiver:
@@ -45,6 +48,7 @@ class Receiver:
         """
         self.path = f"/b24/{segment}"
         self.recorded = 0
+        self.refused = 0  # deliveries that could not be recorded: Bitrix24 does not send them again
         self.port = 0
         self._writer = writer
         self._max_body = max_body
@@ -58,7 +62,12 @@ class Receiver:
         """Listen, and return the port; raises `OutsideFailure` when the address is taken or not ours."""
         # No decompression: a recording holds the bytes as they came.
         self._protocols = web.Server(
-            self._answer, auto_decompress=False, access_log=None, logger=_told(self._on_trouble)
+            self._answer,
+            auto_decompress=False,
+            access_log=None,
+            logger=_told(self._on_trouble),
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
         )
         try:
             self._server = await asyncio.get_running_loop().create_server(
@@ -90,13 +99,16 @@ class Receiver:
                 "raise --max-body if this was a real one."
             )
             return _plain(413, f"A body may have at most {self._max_body} bytes here.")
+        except ConnectionError:  # the sender hung up in the middle: nobody reads the answer
+            return _plain(400, "The body did not arrive whole.")
         except TimeoutError:
             return _plain(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.")
         recording = self._recording(request, body)
         try:
             await self._writer.append(recording)
         except JournalUnwritable as error:
-            self._on_trouble(f"A delivery was refused (503) because it could not be recorded. {error}")
+            self.refused += 1
+            self._on_trouble(f"Refused {recording.code or 'a delivery'} (503), for it cannot be recorded. {error}")
             return _plain(503, "The delivery could not be written to disk, so it was not accepted.")
         self.recorded += 1
         return web.Response()
@@ -127,7 +139,7 @@ class Receiver:
             method=request.method,
             target=request.raw_path,
             http_version=f"{request.version.major}.{request.version.minor}",
-            headers=_headers(request),
+            headers=decoded_headers(request.raw_headers),
             body=body,
             remote=request.remote,
             verdict=verdict,
@@ -135,7 +147,12 @@ class Receiver:
         )
 
     def _judge(self, target: str, body: bytes) -> tuple[str | None, Verdict]:
-        """The event's code, and whether the delivery proves its origin ("Secure event handlers")."""
+        """The event's code, and whether the delivery proves its origin ("Secure event handlers").
+
+        A body of very many pairs is not looked into while its sender waits: no event has so many.
+        """
+        if body.count(b"&") + target.count("&") > _MOST_PAIRS:
+            return None, "unverified"
         try:
             event = Event.from_request(target, body)
         except FormError:  # over the codec's bound: kept like any other bytes
@@ -168,13 +185,6 @@ def _told(on_trouble: Callable[[str], None]) -> logging.Logger:
     logger = logging.Logger("b24tunnel.receiver", logging.ERROR)
     logger.addHandler(Telling())
     return logger
-
-
-def _headers(request: web.BaseRequest) -> Headers:
-    return tuple(
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-        for name, value in request.raw_headers
-    )
 
 
 def _plain(status: int, text: str) -> web.Response:

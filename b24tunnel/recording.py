@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from b24tunnel.event import Event
+from b24tunnel.form import FormError
 
 FORMAT_VERSION = 1
 
@@ -24,6 +26,10 @@ Cause = Literal["forward", "replay"]
 UNREACHED = "cannot connect"
 # ... and when this program stopped first: nobody knows what the handler made of it.
 INTERRUPTED = "interrupted"
+
+# What reading a record that is not as it should be can raise.
+_WRONG_PART = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_T = TypeVar("_T")
 
 _ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,11})", re.ASCII)
 
@@ -63,8 +69,11 @@ class Recording:
 
     @cached_property
     def event(self) -> Event:
-        """The parsed view of the delivery (query and body)."""
-        return Event.from_request(self.target, self.body)
+        """The parsed view of the delivery (query and body); an empty one beyond the codec's bound."""
+        try:
+            return Event.from_request(self.target, self.body)
+        except FormError:
+            return Event({})
 
     @property
     def session(self) -> int:
@@ -110,14 +119,14 @@ class Recording:
                 http_version=_str(request.get("http_version", "1.1")),
                 headers=_headers(request["headers"]),
                 body=_body(request),
-                code=record.get("code"),
-                remote=record.get("remote"),
-                source=record.get("source", "tunnel"),
-                verdict=record.get("verdict", "unverified"),
-                portal=record.get("portal"),
-                name=record.get("name"),
+                code=_optional(record.get("code"), str),
+                remote=_optional(record.get("remote"), str),
+                source=cast("Source", _str(record.get("source", "tunnel"))),
+                verdict=cast("Verdict", _str(record.get("verdict", "unverified"))),
+                portal=_optional(record.get("portal"), str),
+                name=_optional(record.get("name"), str),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _WRONG_PART as error:
             raise UnreadableRecord(f"a recording with a wrong or missing part ({error!r})") from error
 
 
@@ -176,17 +185,17 @@ class Attempt:
         try:
             return cls(
                 recording=_str(record["recording"]),
-                cause=record["cause"],
+                cause=cast("Cause", _str(record["cause"])),
                 target=_str(record["target"]),
                 started_at=_time(record["started_at"]),
-                duration_ms=float(record["duration_ms"]),
-                status=record.get("status"),
+                duration_ms=_finite(record["duration_ms"]),
+                status=_optional(record.get("status"), int),
                 headers=_headers(record.get("headers", ())),
                 body=_body(record),
                 truncated=bool(record.get("truncated", False)),
-                error=record.get("error"),
+                error=_optional(record.get("error"), str),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _WRONG_PART as error:
             raise UnreadableRecord(f"an attempt with a wrong or missing part ({error!r})") from error
 
 
@@ -218,10 +227,10 @@ class SessionStart:
             return cls(
                 session=int(record["session"]),
                 started_at=_time(record["started_at"]),
-                forward=record.get("forward"),
+                forward=_optional(record.get("forward"), str),
                 purpose=_str(record.get("purpose", "listen")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except _WRONG_PART as error:
             raise UnreadableRecord(f"a session's start with a wrong or missing part ({error!r})") from error
 
 
@@ -247,7 +256,7 @@ class SessionEnd:
         _check_version(record, "end")
         try:
             return cls(pending=int(record["pending"]), ended_at=_time(record["ended_at"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except _WRONG_PART as error:
             raise UnreadableRecord(f"a session's end with a wrong or missing part ({error!r})") from error
 
 
@@ -307,7 +316,9 @@ def _body_json(body: bytes) -> dict[str, str]:
 def _body(record: Mapping[str, Any]) -> bytes:
     text = record.get("body")
     if text is not None:
-        return _str(text).encode("utf-8")
+        if not isinstance(text, str):
+            raise TypeError(f"text expected, not {type(text).__name__}")
+        return text.encode("utf-8")
     return base64.b64decode(record.get("body_base64", ""), validate=True)
 
 
@@ -315,10 +326,33 @@ def _headers(pairs: Any) -> Headers:
     return tuple((_str(name), _str(value)) for name, value in pairs)
 
 
+def decoded_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Headers as they came over the wire as text; what is no UTF-8 becomes surrogate escapes."""
+    return tuple(
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw
+    )
+
+
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text expected, not {type(value).__name__}")
+    value.encode("utf-8", "surrogateescape")  # a lone surrogate that stands for no byte raises ValueError
     return value
+
+
+def _optional(value: Any, kind: type[_T]) -> _T | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__} or nothing expected, not {type(value).__name__}")
+    if isinstance(value, str):
+        _str(value)
+    return value
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a finite number expected")
+    return number
 
 
 def _time_text(moment: datetime) -> str:
@@ -327,4 +361,6 @@ def _time_text(moment: datetime) -> str:
 
 def _time(text: Any) -> datetime:
     moment = datetime.fromisoformat(_str(text))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not 1970 <= moment.year <= 9998:  # beyond, other time zones' calendars end
+        raise ValueError("a year from 1970 on expected")
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

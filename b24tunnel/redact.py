@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -25,6 +25,19 @@ SECRET_FIELDS = frozenset(
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token"}
 )
+# Names that are nothing but secrets: masked in any text, not only where the text is a form or JSON.
+_TELLING = "access_token|refresh_token|application_token|client_secret|event_token|auth_id|refresh_id|app_sid"
+_ANY = "|".join(map(re.escape, sorted(SECRET_FIELDS)))
+# "name": "value" of JSON, with whatever JSON value follows that is no object or list.
+_IN_JSON = re.compile(rf'("(?:{_ANY})"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
+# [name] => value and 'name' => 'value' of PHP, 'name': 'value' of Python, name=value of a form.
+_IN_DUMPS = re.compile(
+    rf"""((?<![a-z0-9_])(?:{_TELLING})["'\]]*(?:%5D)?\s*(?:=>|[:=])\s*["']?)(?!\[masked\])[^\s"'&,;)\]}}]+""",
+    re.IGNORECASE,
+)
+# The parts of a multipart body: name="…", its other headers, an empty line, the value.
+_IN_MULTIPART = re.compile(r'(name="([^"\r\n]*)"[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(?=\r?\n--)', re.DOTALL)
+
 # A shorter value would be found inside words and numbers that are no secrets.
 _SHORTEST_BY_VALUE = 6
 
@@ -56,9 +69,7 @@ class Masker:
         spellings: set[str] = set()
         for secret in secrets:
             if len(secret) >= _SHORTEST_BY_VALUE:
-                encodable = secret.encode("utf-8", "surrogateescape")
-                spellings.update((secret, quote_plus(encodable), quote(encodable, safe="")))
-                spellings.update((json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]))
+                spellings.update(_spellings(secret))
         longest_first = sorted(spellings, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
@@ -66,28 +77,38 @@ class Masker:
     def of(cls, recording: Recording) -> Masker:
         """A masker for the secrets that this recording holds: in its query, its body and its headers."""
         secrets = secret_values(recording.event.fields)
-        secrets.update(value for name, value in recording.headers if name.lower() in _SECRET_HEADERS)
+        for name, value in recording.headers:
+            if name.lower() in _SECRET_HEADERS:
+                # "Bearer TOKEN" and "name=TOKEN; …" turn up elsewhere without what stands around the token.
+                secrets.update((value, *re.split(r"[\s;,=]+", value)))
         return cls(secrets)
 
     def text(self, text: str) -> str:
-        """``text`` with each known secret replaced."""
-        return self._pattern.sub(MASK, text) if self._pattern else text
+        """``text`` with each known secret replaced, and what stands behind a secret's name in JSON or a dump."""
+        if self._pattern:
+            text = self._pattern.sub(MASK, text)
+        text = _IN_JSON.sub(rf'\1"{MASK}"', text)
+        return _IN_DUMPS.sub(rf"\1{MASK}", text)
 
     def body(self, body: bytes) -> str:
-        """A form-encoded body as text: the values of secret fields replaced, then every known secret."""
+        """A body as text: the values of secret fields replaced (form, multipart, JSON), then known secrets."""
         pieces: list[bytes] = []
         end = 0
-        for field in form.fields(body):
-            names = field.path or re.split(r"[\[\]]+", field.name)
-            if field.value and any(map(is_secret_field, names)):
-                pieces += (body[end : field.value_start], MASK.encode())
-                end = field.value_end
+        try:
+            for field in form.fields(body):
+                names = field.path or re.split(r"[\[\]]+", field.name)
+                if field.value and any(map(is_secret_field, names)):
+                    pieces += (body[end : field.value_start], MASK.encode())
+                    end = field.value_end
+        except form.FormError:  # more parameters than the codec looks through: nobody knows what is in it
+            return MASK
         pieces.append(body[end:])
-        return self.text(b"".join(pieces).decode("utf-8", "backslashreplace"))
+        text = b"".join(pieces).decode("utf-8", "backslashreplace")
+        return self.text(_IN_MULTIPART.sub(_masked_part, text) if 'name="' in text else text)
 
     def target(self, target: str) -> str:
-        """A request target with the secrets in its query replaced."""
-        path, mark, query = target.partition("?")
+        """A request target or an address, without a user's name and the secrets in its query."""
+        path, mark, query = re.sub("//[^/?#@]*@", f"//{MASK}@", target).partition("?")
         return path + mark + self.body(query.encode("utf-8", "surrogateescape")) if mark else path
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -105,3 +126,25 @@ class Masker:
         if isinstance(value, str):
             return MASK if value and is_secret_field(name) else self.text(value)
         return value
+
+
+def shown_url(url: str) -> str:
+    """An address as it may be shown: without a user's name, and without the secrets in its query."""
+    return Masker(()).target(url)
+
+
+def _masked_part(part: re.Match[str]) -> str:
+    secret = any(map(is_secret_field, re.split(r"[\[\]]+", part[2])))
+    return part[1] + (MASK if secret else part[3])
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """How a secret may be written: as it is, percent-encoded, in JSON of Python and of PHP."""
+    yield secret
+    encodable = secret.encode("utf-8", "surrogateescape")
+    for encoded in (quote_plus(encodable), quote(encodable, safe="")):
+        yield encoded
+        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
+    for escaped in (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+        yield escaped
+        yield escaped.replace("/", "\\/")

@@ -1,21 +1,15 @@
-"""Replay: select recordings, send their exact bytes to a handler, report what it answered."""
+"""Replay: send recordings' exact bytes to a handler and report what it answered."""
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path
 
 from b24tunnel.errors import WrongUsage
-from b24tunnel.formats.fixture import FixtureNotFound, load
 from b24tunnel.forward import CONCURRENCY, TIMEOUT, Sender, check_handler_url
 from b24tunnel.journal import Journal, JournalWriter
-from b24tunnel.recording import Attempt, Recording, parse_id
+from b24tunnel.recording import Attempt, Recording
 
 _MOST_CONCURRENT = 1000
 
@@ -58,11 +52,14 @@ async def areplay(
 
     async def send_remaining() -> None:
         for place, recording in remaining:
-            attempt = await sender.send(recording)
-            done[place] = attempt
-            if writer is not None:
-                await writer.append(attempt)
-            on_attempt(recording, attempt)
+
+            async def note(attempt: Attempt, place: int = place, recording: Recording = recording) -> None:
+                done[place] = attempt
+                on_attempt(recording, attempt)
+                if writer is not None:
+                    await writer.append(attempt)
+
+            await sender.send(recording, note)
 
     async with Sender(to, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True) as sender:
         tasks = [asyncio.create_task(send_remaining()) for _ in range(concurrency)]
@@ -100,49 +97,3 @@ def replay(
 ) -> Report:
     """`areplay` for code without an event loop."""
     return asyncio.run(areplay(recordings, to, concurrency=concurrency, timeout=timeout))
-
-
-def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterator[Recording]:
-    """The recordings that the selectors name, in the order of the selectors, oldest first within each.
-
-    A selector is an id (``12-345``), ``last``, ``last:N``, a session (``12``), an event's code or a glob over
-    codes (``'ONCRM*'``), or a fixture's name below ``fixtures`` or its path. Raises `WrongUsage` for one that
-    selects nothing, before any recording is given out.
-    """
-    return chain.from_iterable([_not_empty(journal, selector, fixtures) for selector in selectors])
-
-
-def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
-    """The one recording that a selector names, the last where it names several; raises `WrongUsage`."""
-    return deque(select(journal, [selector], fixtures), maxlen=1).pop()
-
-
-def _not_empty(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
-    chosen = iter(_matching(journal, selector, fixtures))
-    first = next(chosen, None)
-    if first is None:
-        raise WrongUsage(
-            f"{selector!r} selects no recording: see them with 'b24tunnel list'. A selector is an id "
-            "(12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture."
-        )
-    return chain((first,), chosen)
-
-
-def _matching(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
-    last = re.fullmatch(r"last(?::([0-9]{1,9}))?", selector, re.ASCII)
-    if last:
-        return journal.last(int(last[1] or 1))
-    if parse_id(selector):
-        recording = journal.get(selector)
-        return [recording] if recording else []
-    if re.fullmatch(r"[1-9][0-9]{0,8}", selector, re.ASCII):
-        return journal.recordings(int(selector))
-    try:
-        return [load(selector, fixtures)]
-    except FixtureNotFound:
-        return (r for r in journal.recordings() if matches_code(r, selector))
-
-
-def matches_code(recording: Recording, pattern: str) -> bool:
-    """Whether the recording's event code is ``pattern`` or matches it as a glob, without regard to case."""
-    return fnmatch.fnmatchcase((recording.code or "").upper(), pattern.upper())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+
+import filelock
 
 from b24tunnel import forward as forwarding
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
@@ -24,12 +27,14 @@ from b24tunnel.tunnel import Tunnel
 CLEAN_UP_COMMAND = "b24tunnel bindings clean"
 _UNBIND_SECONDS = 4.0
 _SETTLE_SECONDS = 1.0
-_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one session is to do. ``timeout`` is seconds for the handler's answer, ``max_body`` bytes."""
+    """What one session is to do. ``timeout`` is seconds for the handler's answer, ``max_body`` bytes.
+
+    ``resume``: whether to forward what earlier sessions could not; None tells of it and waits for `resume`.
+    """
 
     recordings: Path
     tunnel: Tunnel
@@ -38,7 +43,7 @@ class Settings:
     state: State | None = None
     bind: bool = True
     forward: str | None = None
-    resume: bool = False
+    resume: bool | None = None
     host: str = "127.0.0.1"
     port: int = 0
     concurrency: int = forwarding.CONCURRENCY
@@ -57,6 +62,11 @@ class Session:
         self._failed = 0
         self._recorded = 0
         self._ready = False
+        self._left_bound = False
+        self._pending: tuple[str, ...] = ()
+        self._resume = asyncio.Event()
+        if settings.resume:
+            self._resume.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set, then unbind, close and emit `Stopped`.
@@ -72,13 +82,18 @@ class Session:
                 running.cancel()
             await asyncio.wait((running,))
             if running.cancelled():
-                self._emit(Note("Stopped before it was ready; what had begun was taken back."))
+                if not self._left_bound:
+                    self._emit(Note("Stopped before it was ready; what had begun was taken back."))
             else:
                 running.result()
         finally:
             for task in (running, stopped):
                 task.cancel()
             await asyncio.gather(running, stopped, return_exceptions=True)
+
+    def resume(self) -> None:
+        """Forward now what `Pending` told of."""
+        self._resume.set()
 
     async def _run(self, stop: asyncio.Event) -> None:
         settings = self._settings
@@ -88,8 +103,8 @@ class Session:
         journal = Journal.open(settings.recordings)
         for torn in journal.torn:
             self._emit(Trouble(f"{str(torn)[0].upper()}{str(torn)[1:]}."))
-        resumed = self._pending(journal)
         async with AsyncExitStack() as stack:
+            self._pending = self._find_pending(journal, stack)
             writer = JournalWriter(settings.recordings, forward=settings.forward)
             parts = _Parts(writer)
             stack.push_async_callback(self._close_journal, parts)
@@ -103,11 +118,12 @@ class Session:
             )
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
+            check_no_loop(settings.forward, port)
+            stack.push_async_callback(settings.tunnel.close)  # also of one that was cancelled while it opened
             handler_url = await settings.tunnel.open(port) + receiver.path
-            stack.push_async_callback(settings.tunnel.close)
             running = [await stack.enter_async_context(self._watching(writer))]
             if settings.forward is not None:
-                running.append(await stack.enter_async_context(self._forwarding(parts, journal, resumed)))
+                running.append(await stack.enter_async_context(self._forwarding(parts, journal)))
             if settings.portal is not None and settings.bind:
                 await stack.enter_async_context(self._bound(settings.portal, handler_url))
             self._ready = True
@@ -115,6 +131,7 @@ class Session:
                 Ready(
                     session=writer.session,
                     handler_url=handler_url,
+                    port=port,
                     tunnel=settings.tunnel.name,
                     events=settings.events,
                     portal=settings.portal.name if settings.portal else None,
@@ -123,22 +140,36 @@ class Session:
                 )
             )
             await _first_of(stop, running)
-        self._emit(Stopped(writer.session, self._recorded, self._answered, self._failed, parts.pending))
+        self._emit(
+            Stopped(
+                session=writer.session,
+                recorded=self._recorded,
+                answered=self._answered,
+                failed=self._failed,
+                pending=parts.pending(self._recorded),
+                refused=receiver.refused,
+            )
+        )
 
-    def _pending(self, journal: Journal) -> tuple[str, ...]:
-        """What earlier sessions left, where it is to be handed over now; told in any case."""
-        ids = tuple(journal.pending()) if self._settings.forward is not None else ()
-        if ids:
-            self._emit(Pending(ids, self._settings.resume))
-        return ids if self._settings.resume else ()
+    def _find_pending(self, journal: Journal, stack: AsyncExitStack) -> tuple[str, ...]:
+        """What earlier sessions left to be forwarded; one session at a time may hand it over."""
+        settings = self._settings
+        if settings.forward is None or settings.resume is False or not (ids := tuple(journal.pending())):
+            return ()
+        lock = filelock.FileLock(journal.directory / "resume.lock", mode=0o600, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            self._emit(Note(f"Another session is handing over what earlier ones left ({len(ids)} recordings)."))
+            return ()
+        stack.callback(lock.release)
+        self._emit(Pending(ids, self._resume.is_set()))
+        return ids
 
     @asynccontextmanager
-    async def _forwarding(
-        self, parts: _Parts, journal: Journal, resumed: tuple[str, ...]
-    ) -> AsyncIterator[asyncio.Task[None]]:
+    async def _forwarding(self, parts: _Parts, journal: Journal) -> AsyncIterator[asyncio.Task[None]]:
         settings = self._settings
         assert settings.forward is not None
-        parts.resumed = len(resumed)
         sender = forwarding.Sender(
             settings.forward, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
         )
@@ -147,22 +178,35 @@ class Session:
                 parts.writer,
                 sender,
                 concurrency=settings.concurrency,
-                first=journal.these(resumed),
+                first=journal.these(self._take_pending(parts)) if self._resume.is_set() else (),
                 on_trouble=lambda message: self._emit(Trouble(message)),
+                on_note=lambda message: self._emit(Note(message)),
             )
             task = asyncio.create_task(forwarder.run())
+            later = asyncio.create_task(self._hand_over_when_asked(parts, journal, forwarder))
             try:
                 yield task
             finally:
                 # Those who answer at once still get theirs; a handler that is slow or away waits for next time.
                 assert parts.receiver is not None
                 await parts.receiver.stop()
-                expected = parts.receiver.recorded + len(resumed)
+                expected = parts.receiver.recorded + parts.resumed
                 settled = asyncio.create_task(forwarder.settled_at_least(expected))
                 await asyncio.wait((settled, task), timeout=_SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for ending in (settled, task):
+                for ending in (settled, later, task):
                     ending.cancel()
-                await asyncio.gather(settled, task, return_exceptions=True)
+                await asyncio.gather(settled, later, task, return_exceptions=True)
+
+    async def _hand_over_when_asked(
+        self, parts: _Parts, journal: Journal, forwarder: forwarding.Forwarder
+    ) -> None:
+        await self._resume.wait()
+        await forwarder.hand_over(journal.these(self._take_pending(parts)))
+
+    def _take_pending(self, parts: _Parts) -> tuple[str, ...]:
+        taken, self._pending = self._pending, ()
+        parts.resumed += len(taken)
+        return taken
 
     @asynccontextmanager
     async def _bound(self, portal: Portal, handler_url: str) -> AsyncIterator[None]:
@@ -186,12 +230,12 @@ class Session:
                 await bindings.bind_all(settings.events, handler_url)
                 yield
             finally:
-                await self._unbind(bindings)
+                await _to_its_end(self._unbind(bindings))
 
     async def _remove_orphans(self, bindings: Bindings) -> None:
         done = await bindings.clean()
         if done.unbound:
-            self._emit(Note(f"Removed {len(done.unbound)} binding(s) that a crashed run had left on the portal."))
+            self._emit(Note(f"Unbound what a crashed run had left on the portal ({len(done.unbound)})."))
         for left in done.left:
             self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
 
@@ -200,9 +244,11 @@ class Session:
             async with asyncio.timeout(_UNBIND_SECONDS):
                 left = await bindings.unbind_all()
         except TimeoutError:
+            self._left_bound = True
             self._emit(Trouble(f"The portal did not answer in time; unbind with: {CLEAN_UP_COMMAND}"))
             return
         for leftover in left:
+            self._left_bound = True
             self._emit(
                 Trouble(
                     f"{leftover.row.event} is still bound ({leftover.reason}); unbind it with: {CLEAN_UP_COMMAND}"
@@ -240,7 +286,7 @@ class Session:
 
     async def _close_journal(self, parts: _Parts) -> None:
         try:
-            await parts.writer.close(parts.pending)
+            await parts.writer.close(parts.pending(self._recorded))
         except JournalUnwritable as error:
             self._emit(Trouble(f"The session's last line could not be written. {error}"))
 
@@ -254,24 +300,41 @@ class _Parts:
         self.forwarder: forwarding.Forwarder | None = None
         self.resumed = 0
 
-    @property
-    def pending(self) -> int:
-        """Recordings that were to be forwarded and are not settled."""
+    def pending(self, recorded: int) -> int:
+        """How many of the ``recorded`` and the resumed recordings were to be forwarded and are not settled."""
         if self.receiver is None or self.forwarder is None:
             return 0
-        return max(0, self.receiver.recorded + self.resumed - self.forwarder.settled)
+        return max(0, recorded + self.resumed - self.forwarder.settled)
 
 
 def check_reachable(settings: Settings) -> None:
     """Raise `WrongUsage` where a portal on the internet would be given an address of this machine."""
     if settings.portal is None or not settings.bind or settings.tunnel.name != "local":
         return
-    host = urlsplit(settings.portal.client_endpoint).hostname or ""
-    if not host.startswith(_LOOPBACK):
+    if not settings.portal.on_this_machine:
+        where = settings.portal.domain or "the internet"
         raise WrongUsage(
-            f"The portal {settings.portal.name!r} is on {host} and cannot reach this machine's own address: give "
+            f"The portal {settings.portal.name!r} is on {where} and cannot reach this machine's own address: give "
             "the public address that leads here with --public-url https://… and its port with --port."
         )
+
+
+def check_no_loop(forward: str | None, port: int) -> None:
+    """Raise `WrongUsage` where recordings would be forwarded to the receiver itself, over and over."""
+    if forward is None:
+        return
+    parts = urlsplit(forward)
+    if parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port == port:
+        raise WrongUsage(f"--forward leads to the receiver's own port {port}: give your handler's address.")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` whole even if this task is cancelled meanwhile: whoever waits for it is ending already."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
+    task.result()
 
 
 async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> None:
@@ -284,6 +347,8 @@ async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> N
     for task in done:
         if task is not stopped:
             error = task.exception()
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
             if isinstance(error, UserError):
                 raise error
             raise OutsideFailure(f"A part of the session stopped unexpectedly: {error!r}") from error

@@ -80,7 +80,8 @@ def test_on_a_terminal_it_asks_whether_to_hand_over_what_was_left(programs: Prog
     _leave_one_pending(programs)
     with RawServer() as handler:
         terminal = Terminal(programs.directory, "listen", "--no-bind", "--forward", handler.url)
-        terminal.wait_for("1 recording(s) of earlier sessions were never forwarded. Forward them now?")
+        terminal.wait_for("listens at")
+        terminal.wait_for("1 recording of earlier sessions never reached your handler. Hand over now?")
         terminal.type("y\n")
         handler.wait_for(1)
         terminal.wait_for("→ 200")
@@ -93,9 +94,8 @@ def test_on_a_terminal_a_no_leaves_them_for_the_next_time(programs: Programs) ->
     _leave_one_pending(programs)
     with RawServer() as handler:
         terminal = Terminal(programs.directory, "listen", "--no-bind", "--forward", handler.url)
-        terminal.wait_for("Forward them now?")
+        terminal.wait_for("Hand over now?")
         terminal.type("n\n")
-        terminal.wait_for("listens at")
         terminal.type("\x03")
         assert terminal.exit_code() == 0
         assert handler.requests == []

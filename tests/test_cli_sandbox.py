@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import urllib.request
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from programs import Programs, wait_until
 
-from b24tunnel.portal import State
+from b24tunnel.portal import Portal, State
 
 
 def _call(credentials: dict[str, Any], method: str, **params: str) -> Any:
@@ -46,16 +47,42 @@ def test_sigterm_ends_it_in_order_too(programs: Programs, home: Path) -> None:
     assert State.open(home).portals() == []
 
 
-def test_a_second_one_keeps_its_name_when_the_first_ends(programs: Programs, home: Path) -> None:
-    first, second = programs.b24tunnel("sandbox", "--json"), None
-    first.next_json()
-    second = programs.b24tunnel("sandbox", "--json")
-    credentials = second.next_json()
-    wait_until(
-        lambda: State.open(home).portal("sandbox").client_id == credentials["client_id"], "the second has the name"
-    )
-    first.stop()
+def test_a_second_one_does_not_take_the_name_of_one_that_runs(programs: Programs, home: Path) -> None:
+    first = programs.b24tunnel("sandbox", "--json").next_json()
+    second = programs.run("sandbox", "--json")
+    assert second.process.returncode == 2
+    assert "--name" in second.errors[-1]
+    assert State.open(home).portal("sandbox").client_id == first["client_id"]
+    other = programs.b24tunnel("sandbox", "--json", "--name", "other").next_json()
+    assert State.open(home).portal("other").client_id == other["client_id"]
+
+
+def test_it_takes_over_the_name_of_one_that_was_killed(programs: Programs, home: Path) -> None:
+    killed = programs.b24tunnel("sandbox", "--json")
+    killed.next_json()
+    killed.kill()
+    credentials = programs.b24tunnel("sandbox", "--json").next_json()
     assert State.open(home).portal("sandbox").client_id == credentials["client_id"]
+
+
+def test_it_never_takes_the_name_of_a_real_portal(programs: Programs, home: Path) -> None:
+    real = Portal("mine", client_endpoint="https://example.bitrix24.com/rest/", refresh_token="precious")
+    State.open(home).save_portal(real)
+    sandbox = programs.run("sandbox", "--name", "mine")
+    assert sandbox.process.returncode == 2
+    assert State.open(home).portal("mine") == real
+
+
+def test_it_prints_a_line_for_each_delivery_and_what_came_of_it(programs: Programs) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--delay", "0")
+    wait_until(lambda: "sandbox call" in "".join(sandbox.lines), "the sandbox is up")
+    listen = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
+    listen.next_json("ready")
+    programs.run("sandbox", "call", "crm.deal.add", "fields[TITLE]=First")
+    wait_until(
+        lambda: any(re.search(r"delivered ONCRMDEALADD to http://\S+: 200", line) for line in sandbox.lines),
+        "the delivery is told",
+    )
 
 
 def test_call_changes_a_deal_and_prints_the_result(programs: Programs) -> None:
@@ -94,10 +121,11 @@ def test_clean_unbinds_what_a_killed_run_left_and_nothing_else(programs: Program
     living = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json", "--recordings", "second")
     handler = living.next_json("ready")["handler_url"]
     killed.kill()
-    assert len(programs.run("bindings", "--json").lines) == 2
+    states = [json.loads(line)["state"] for line in programs.run("bindings", "--json").lines]
+    assert sorted(states) == ["bound", "left behind"]
     cleaned = programs.run("bindings", "clean")
     assert cleaned.process.returncode == 0, str(cleaned)
-    assert "Unbound 1 binding" in cleaned.lines[0]
+    assert cleaned.lines == ["Unbound 1 binding.\n"]
     left = {row["handler"] for row in _call(credentials, "event.get")}
     assert left == {"https://production.example.org/hook", handler}
     assert [json.loads(line)["handler"] for line in programs.run("bindings", "--json").lines] == [handler]
@@ -112,7 +140,7 @@ def test_the_next_listen_removes_what_a_killed_one_left_and_names_foreign_handle
     living = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
     handler = living.next_json("ready")["handler_url"]
     told = "".join(living.lines)
-    assert "Removed 1 binding" in told
+    assert "Unbound what a crashed run had left" in told
     assert "https://p.example.org/hook" in told
     assert "key=1" not in told, "other people keep keys in their addresses"
     assert {row["handler"] for row in _call(credentials, "event.get")} == {
@@ -121,13 +149,24 @@ def test_the_next_listen_removes_what_a_killed_one_left_and_names_foreign_handle
     }
 
 
-def test_what_a_gone_portal_left_bound_is_told_and_kept(programs: Programs, home: Path) -> None:
+def test_with_a_sandbox_its_bindings_are_gone_too(programs: Programs, home: Path) -> None:
     sandbox = programs.b24tunnel("sandbox", "--json")
     sandbox.next_json()
     killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
     killed.next_json("ready")
     killed.kill()
     sandbox.stop()
+    assert programs.run("bindings", "clean").lines == ["Nothing was left behind.\n"]
+    assert State.open(home).ledger() == []
+
+
+def test_what_is_bound_on_a_portal_that_does_not_answer_is_told_and_kept(programs: Programs, home: Path) -> None:
+    sandbox = programs.b24tunnel("sandbox", "--json")
+    sandbox.next_json()
+    killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
+    killed.next_json("ready")
+    killed.kill()
+    sandbox.kill()
     cleaned = programs.run("bindings", "clean")
     assert cleaned.process.returncode == 3
     assert "still there" in "".join(cleaned.errors)

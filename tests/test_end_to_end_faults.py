@@ -71,7 +71,7 @@ def test_events_wait_for_a_handler_that_is_down_and_go_on_in_order_when_it_is_up
     handler = absent_handler
     listen, address = listening(programs, "--forward", handler.url, "--concurrency", "1")
     send(address, *BODIES)
-    assert "cannot be connected to" in listen.next_json("trouble")["message"]
+    assert "cannot be reached" in listen.next_json("trouble")["message"]
     handler.listen()
     handler.wait_for(len(BODIES))
     assert listen.stop() == 0
@@ -145,7 +145,7 @@ def test_a_handler_that_is_slow_when_the_tool_stops_is_told_as_interrupted_and_t
         pytest.param(b"what?\r\n\r\n", (), "", None, id="no-http"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", (), "", None, id="half-an-answer"),
         pytest.param(
-            *(None, ("--timeout", "0.3"), "timed out: no whole answer within 0.3 seconds", None), id="time-out"
+            *(None, ("--timeout", "0.3"), "timed out: no whole answer within 0.3 s", None), id="time-out"
         ),
         pytest.param(None, (), "cannot connect: connection refused", None, id="refused"),
     ],

@@ -44,7 +44,9 @@ def test_a_time_is_aware_utc() -> None:
     assert Event.from_body(b"ts=1545851621").ts == datetime(2018, 12, 26, 19, 13, 41, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("spelled", ["", "-1", "1e9", "1.5", " 1", "٣", "soon", "9" * 12, "9" * 5000, "253402300800"])
+@pytest.mark.parametrize(
+    "spelled", ["", "-1", "1e9", "1.5", " 1", "٣", "soon", "9" * 12, "9" * 5000, "253402300800"]
+)
 def test_a_time_that_is_none_is_no_error(spelled: str) -> None:
     assert Event.from_body(b"ts=" + quote(spelled).encode()).ts is None
 
@@ -69,7 +71,9 @@ def test_the_handlers_id_has_had_two_names(body: bytes, expected: str | None) ->
     assert Event.from_body(body).handler_id == expected
 
 
-@pytest.mark.parametrize("body", [b"", b"event[]=A", b"event[a]=B", b"auth=text&data=", b"auth[application_token][]=x"])
+@pytest.mark.parametrize(
+    "body", [b"", b"event[]=A", b"event[a]=B", b"auth=text&data=", b"auth[application_token][]=x"]
+)
 def test_fields_of_another_shape_are_absent_rather_than_wrong(body: bytes) -> None:
     event = Event.from_body(body)
     assert (event.code, event.application_token, event.handler_id) == (None, None, None)

@@ -40,6 +40,19 @@ def session_files(directory: Path) -> list[Path]:
     return sorted((directory / "journal").glob("session-*.jsonl"))
 
 
+def seen_by_git(directory: Path) -> list[str]:
+    """The files that a `git add .` would take."""
+    subprocess.run(["git", "init", "-q", str(directory)], check=True, timeout=30)
+    status = subprocess.run(
+        ["git", "-C", str(directory), "status", "--porcelain", "--untracked-files=all"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return status.stdout.split()[1::2]
+
+
 def write_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of all writes from now on."""
     sizes: list[int] = []
@@ -208,15 +221,7 @@ class TestFiles:
     async def test_git_does_not_see_them(self, journal: JournalWriter, tmp_path: Path) -> None:
         await journal.append(recording(journal))
         (tmp_path / "a-fixture.json").write_text("{}")
-        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=30)
-        seen = subprocess.run(
-            ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-        assert seen.stdout.split() == ["??", "a-fixture.json"]
+        assert await asyncio.to_thread(seen_by_git, tmp_path) == ["a-fixture.json"]
 
     async def test_a_gitignore_that_the_user_changed_stays(self, tmp_path: Path) -> None:
         (tmp_path / "journal").mkdir()
@@ -288,7 +293,7 @@ class TestFiles:
 
     async def test_a_directory_that_cannot_be_made_is_told_plainly(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(JournalUnwritable, match=r"Cannot write recordings to .*--recordings"):
+        with pytest.raises(JournalUnwritable, match=r"Cannot write to .*--recordings"):
             JournalWriter(tmp_path / "file")
 
 
@@ -421,7 +426,8 @@ class TestFailures:
         await journal.append(recording(journal))
         assert ids(tmp_path) == ["1-1", "1-3"]
         assert all(file.read_bytes().endswith(b"\n") for file in session_files(tmp_path))
-        assert len(session_files(tmp_path)) == 1
+        # Whoever followed the first file may have read beyond the cut, so it goes on in a second one.
+        assert len(session_files(tmp_path)) == 2
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
     async def test_whole_lines_of_a_failed_batch_are_not_left_behind_either(
@@ -461,9 +467,7 @@ class TestFailures:
         assert ids(tmp_path) == ["1-1"]
         assert (tmp_path / "journal" / ".gitignore").exists()
 
-    async def test_an_id_whose_write_failed_is_not_used_again(
-        self, journal: JournalWriter, disk: Disk
-    ) -> None:
+    async def test_an_id_whose_write_failed_is_not_used_again(self, journal: JournalWriter, disk: Disk) -> None:
         disk.failures = [OSError(errno.EIO, "I/O error")]
         failed = recording(journal)
         with pytest.raises(JournalUnwritable):

@@ -551,7 +551,7 @@ async def test_a_refresh_token_that_is_worthless_leads_to_a_new_login(
     with pytest.raises(PortalError) as caught:
         await client.call("app.info")
     assert (caught.value.code, caught.value.method) == ("invalid_grant", "oauth/token")
-    assert "b24tunnel portal login work" in str(caught.value)
+    assert "store fresh tokens for the portal work" in str(caught.value)
     assert state.portal("work") == fake.portal()
     assert_tells_no_secret(caught.value)
 
@@ -563,7 +563,7 @@ async def test_a_portal_that_cannot_be_renewed_says_what_to_do(
     portal = fake.portal(access_token="SECRET-access-old", **{missing: ""})
     state.save_portal(portal)
     async with RestClient(portal, state) as client:
-        with pytest.raises(PortalError, match="portal login work") as caught:
+        with pytest.raises(PortalError, match="store fresh tokens for the portal work") as caught:
             await client.call("app.info")
     assert caught.value.code == "NO_REFRESH"
     assert fake.calls("/oauth/token/") == []

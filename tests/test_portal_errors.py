@@ -24,8 +24,8 @@ def test_every_known_code_becomes_one_sentence_with_a_way_out(code: str) -> None
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("expired_token", "portal login work"),
-        ("NO_AUTH_FOUND", "portal login work"),
+        ("expired_token", "store fresh tokens for the portal work"),
+        ("NO_AUTH_FOUND", "store fresh tokens for the portal work"),
         ("invalid_grant", "refresh token"),
         ("invalid_client", "client_secret"),
         ("insufficient_scope", "scope"),

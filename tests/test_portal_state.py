@@ -155,7 +155,7 @@ def test_an_unknown_portal_is_refused_with_a_near_name_and_the_known_ones(tmp_pa
 
 
 def test_an_unknown_portal_in_an_empty_state_says_how_to_add_one(tmp_path: Path) -> None:
-    with pytest.raises(WrongUsage, match="b24tunnel portal add"):
+    with pytest.raises(WrongUsage, match="b24tunnel sandbox"):
         State.open(tmp_path).portal("work")
 
 

@@ -1,6 +1,7 @@
 """The record format, version 1: what is written comes back, and what is no record is refused in one way."""
 
 import base64
+import contextlib
 import json
 import string
 from datetime import UTC, datetime, timedelta, timezone
@@ -256,10 +257,8 @@ class TestRefusals:
     @example({**_GOOD[0], "request": []})
     @example({**_GOOD[0], "request": None})
     def test_a_spoiled_record_is_read_or_unreadable_and_nothing_else(self, record: dict[str, Any]) -> None:
-        try:
+        with contextlib.suppress(UnreadableRecord):
             from_line(line_of(record))
-        except UnreadableRecord as error:
-            assert str(error)
 
     @given(spoiled_records())
     @example({**_GOOD[0], "code": 7})
@@ -302,7 +301,9 @@ class TestRefusals:
         with pytest.raises(UnreadableRecord, match=f"recording.*{key}"):
             from_line(line_of(record))
 
-    @pytest.mark.parametrize("body", [{"body": 5}, {"body": "\udcff"}, {"body_base64": "AA="}, {"body_base64": "я"}])
+    @pytest.mark.parametrize(
+        "body", [{"body": 5}, {"body": "\udcff"}, {"body_base64": "AA="}, {"body_base64": "я"}]
+    )
     def test_a_body_that_is_none_is_refused(self, body: dict[str, Any]) -> None:
         record = json.loads(to_line(a_recording()))
         del record["request"]["body"]
@@ -316,7 +317,9 @@ class TestIds:
     def test_an_id_is_a_session_and_a_number(self, session: int, number: int) -> None:
         assert parse_id(f"{session}-{number}") == (session, number)
 
-    @pytest.mark.parametrize("text", ["", "12", "12-", "-3", "0-1", "1-0", "01-1", "1-01", "1-1\n", "١-١", "1-1-1"])
+    @pytest.mark.parametrize(
+        "text", ["", "12", "12-", "-3", "0-1", "1-0", "01-1", "1-01", "1-1\n", "١-١", "1-1-1"]
+    )
     def test_anything_else_is_none(self, text: str) -> None:
         assert parse_id(text) is None
 

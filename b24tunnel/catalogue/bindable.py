@@ -18,6 +18,8 @@ def bindable_codes(codes: Iterable[str]) -> tuple[str, ...]:
     checked: dict[str, None] = {}
     for code in codes:
         entry = lookup(code)
+        if entry is None and any(sign in code for sign in "*?["):
+            raise WrongUsage(f"A glob cannot be bound: name the events that 'b24tunnel events {code!r}' lists.")
         if entry is None:
             near = suggest(code)
             hint = f"did you mean {' or '.join(near)}?" if near else "see them with 'b24tunnel events'."

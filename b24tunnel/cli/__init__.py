@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
 import click
 
-from b24tunnel.errors import UserError
+from b24tunnel.errors import OutsideFailure, UserError
 
 # Command: the module that has it under the same name. A module is imported when its command is needed.
 _COMMANDS = {
@@ -27,7 +28,8 @@ class _Shown(click.ClickException):
     """A user's error as click shows it: one sentence, and its exit code."""
 
     def __init__(self, error: UserError) -> None:
-        super().__init__("\n".join([str(error), *getattr(error, "__notes__", ())]))
+        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        super().__init__(text[:1].upper() + text[1:])
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
 
 
@@ -47,6 +49,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise _Shown(error) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has gone, which is no failure: click ends quietly
+                raise
+            refused = OutsideFailure(f"The system refused ({error.strerror}): is there room for the output?")
+            raise _Shown(refused) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from b24tunnel.cli.terminal import json_option, print_json, print_table
+from b24tunnel.cli.terminal import counted, json_option, print_json, print_table
 
 
 @click.group("bindings", invoke_without_command=True, epilog="\b\nExample:\n  b24tunnel bindings clean")
@@ -15,15 +15,17 @@ def bindings_command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from b24tunnel.portal import State
+    from b24tunnel.portal.process import is_running
 
-    rows = State.open().ledger()
+    rows = [
+        (row.portal, row.event, row.handler, row.state if is_running(row.pid, row.started) else "left behind")
+        for row in State.open().ledger()
+    ]
     if as_json:
         for row in rows:
-            print_json({"portal": row.portal, "event": row.event, "handler": row.handler, "state": row.state})
+            print_json(dict(zip(("portal", "event", "handler", "state"), row, strict=True)))
     elif rows:
-        print_table(
-            ("PORTAL", "EVENT", "HANDLER", "STATE"), ((r.portal, r.event, r.handler, r.state) for r in rows)
-        )
+        print_table(("PORTAL", "EVENT", "HANDLER", "STATE"), rows, shrink=("HANDLER",))
     else:
         click.echo("Nothing is bound by this tool.", err=True)
 
@@ -39,10 +41,11 @@ def clean() -> None:
 
     results = asyncio.run(clean_all(State.open()))
     unbound = sum(len(result.unbound) for result in results)
-    click.echo(f"Unbound {unbound} binding(s) that were left behind.")
     left = [leftover for result in results for leftover in result.left]
+    if unbound or not left:
+        click.echo(f"Unbound {counted(unbound, 'binding')}." if unbound else "Nothing was left behind.")
     if left:
         raise OutsideFailure(
-            f"{len(left)} binding(s) are still there, the first is {left[0].row.event} on {left[0].row.portal}: "
-            f"{left[0].reason}"
+            f"{counted(len(left), 'binding')} are still there, the first is {left[0].row.event} on "
+            f"{left[0].row.portal}: {left[0].reason}."
         )

@@ -35,4 +35,6 @@ def events_command(pattern: str, as_json: bool) -> None:
                 }
             )
     else:
-        print_table(("EVENT", "SCOPE", "MEANING"), ((e.code, e.scope, e.meaning) for e in entries))
+        print_table(
+            ("EVENT", "SCOPE", "MEANING"), ((e.code, e.scope, e.meaning) for e in entries), shrink=("MEANING",)
+        )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from b24tunnel.cli.terminal import recordings_option, run_until_stopped
+from b24tunnel.cli.stopping import run_until_stopped
+from b24tunnel.cli.terminal import Seconds, counted, recordings_option
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Forward first what earlier sessions could not; without it you are asked.",
+    help="Forward first what earlier sessions could not, or leave it; without either you are asked.",
 )
 @click.option(
     "--concurrency",
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     default=60.0,
     show_default=True,
     help="Seconds your handler may take.",
@@ -82,6 +87,7 @@ def listen_command(
     """
     from b24tunnel.catalogue.bindable import bindable_codes
     from b24tunnel.cli.render import renderer
+    from b24tunnel.happenings import Note, Pending, Ready, Trouble
     from b24tunnel.portal import State
     from b24tunnel.session import CLEAN_UP_COMMAND, Session, Settings
     from b24tunnel.tunnel import choose
@@ -96,28 +102,52 @@ def listen_command(
         state=state,
         bind=not no_bind,
         forward=forward,
-        resume=_resume(recordings, resume, forward, output),
+        resume=resume,
         port=port,
         concurrency=concurrency,
         timeout=timeout,
         max_body=max_body,
     )
     show = renderer(output)
+    if no_bind and codes:
+        show(Note(f"Nothing is bound because of --no-bind, {', '.join(codes)} neither."))
+
+    # Where a person can answer; Windows' event loop cannot wait for what is typed.
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and output in (None, "rich", "plain") and os.name == "posix"
 
     async def listen(stop: asyncio.Event) -> None:
-        gone = False
+        session: Session
+        gone: OSError | None = None
+        left = 0
 
         def emit(happening: Happening) -> None:
             # Nobody reads any more (a closed pipe or terminal): the session still ends in order.
-            nonlocal gone
-            if not gone:
-                try:
-                    show(happening)
-                except OSError:
-                    gone = True
-                    stop.set()
+            nonlocal gone, left
+            if gone is not None:
+                if isinstance(happening, Trouble):  # standard error may still be read
+                    with suppress(OSError):
+                        click.echo(happening.message, err=True)
+                return
+            try:
+                if asks and isinstance(happening, Pending) and not happening.resumed:
+                    left = len(happening.recordings)
+                    return
+                show(happening)
+                if left and isinstance(happening, Ready):
+                    # Only now, so that nothing is missed while the question waits for its answer.
+                    _ask(
+                        f"{counted(left, 'recording')} of earlier sessions never reached your handler. "
+                        "Hand over now?",
+                        session.resume,
+                    )
+            except OSError as error:
+                gone = error
+                stop.set()
 
-        await Session(settings, emit).run(stop)
+        session = Session(settings, emit)
+        await session.run(stop)
+        if gone is not None and gone.errno not in (errno.EPIPE, errno.EIO):
+            raise gone
 
     run_until_stopped(listen, f"Left at once. Remove what is still bound with: {CLEAN_UP_COMMAND}")
 
@@ -143,15 +173,16 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
     return chosen
 
 
-def _resume(recordings: Path, resume: bool | None, forward: str | None, output: str | None) -> bool:
-    """Whether to forward what earlier sessions could not; asked where a person can answer."""
-    if resume is not None or forward is None:
-        return bool(resume)
-    if output in ("json", "quiet") or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    from b24tunnel.cli.terminal import open_journal
+def _ask(question: str, on_yes: Callable[[], None]) -> None:
+    """Ask on the terminal while the session goes on; whatever is not yes means no."""
+    import asyncio
 
-    count = len(open_journal(recordings).pending())
-    return count > 0 and click.confirm(
-        f"{count} recording(s) of earlier sessions were never forwarded. Forward them now?"
-    )
+    loop = asyncio.get_running_loop()
+    click.echo(f"{question} [y/N] ", nl=False)
+
+    def answered() -> None:
+        loop.remove_reader(sys.stdin.fileno())
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            on_yes()
+
+    loop.add_reader(sys.stdin.fileno(), answered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from b24tunnel.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from b24tunnel.journal import History, Journal
+    from b24tunnel.journal import Journal
     from b24tunnel.redact import Masker
 
 
@@ -38,13 +37,16 @@ def list_command(
 ) -> None:
     """List recordings, newest last, each with what the handler made of it.
 
-    A SELECTOR is an id (12-345), last, last:N, a session (12), or an event code or glob ('ONCRM*').
+    A SELECTOR is an id (12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture's
+    name or path. ORIGIN: verified (the portal's application_token), mismatched (another one), unverified (none is
+    known). HANDLER: the last attempt's answer.
     """
     from b24tunnel.cli.render import attempt_json, outcome, recording_json, summary, what
     from b24tunnel.redact import Masker
+    from b24tunnel.selecting import histories
 
     journal = open_journal(recordings)
-    newest = list(itertools.islice(_chosen(journal, selectors, recordings, failed), limit))
+    newest = list(itertools.islice(histories(journal, selectors, recordings, failed=failed), limit))
     chosen = newest[::-1]
     if as_json:
         for recording, attempts in chosen:
@@ -55,7 +57,8 @@ def list_command(
     elif chosen:
         print_table(
             ("ID", "RECEIVED", "EVENT", "DATA", "ORIGIN", "HANDLER"),
-            (
+            shrink=("DATA", "HANDLER"),
+            rows=(
                 (
                     recording.id,
                     local_time(recording.received_at),
@@ -69,23 +72,9 @@ def list_command(
             ),
         )
     else:
-        click.echo(
-            f"No recordings{' that match' if selectors or failed else ''} in {journal.directory}.", err=True
-        )
+        which = " that match" if selectors or failed else ""
+        click.echo(f"No recordings{which} in {journal.directory.absolute()}.", err=True)
     say_unreadable(journal)
-
-
-def _chosen(journal: Journal, selectors: tuple[str, ...], recordings: Path, failed: bool) -> Iterator[History]:
-    """The histories that are asked for, newest first."""
-    from b24tunnel.replaying import select
-
-    wanted = {recording.id for recording in select(journal, selectors, recordings)} if selectors else None
-    for history in journal.newest_first():
-        if wanted is not None and history.recording.id not in wanted:
-            continue
-        if failed and not (history.attempts and not history.attempts[-1].ok):
-            continue
-        yield history
 
 
 @click.command("show", epilog="\b\nExample:\n  b24tunnel show last")
@@ -96,11 +85,11 @@ def _chosen(journal: Journal, selectors: tuple[str, ...], recordings: Path, fail
 def show_command(selector: str, recordings: Path, as_json: bool, reveal: bool) -> None:
     """Show one recording whole: request, event, exact body, and every attempt with its answer.
 
-    ID is a recording's id, or 'last', or a fixture. Secrets are masked unless --reveal is given.
+    ID is a recording's id, 'last', or a fixture's name or path. Secrets are masked unless --reveal is given.
     """
     from b24tunnel.cli.render import attempt_json, outcome, pretty, recording_json, what
     from b24tunnel.redact import Masker
-    from b24tunnel.replaying import select_one
+    from b24tunnel.selecting import select_one
 
     journal = open_journal(recordings)
     recording = select_one(journal, selector, recordings)
@@ -152,7 +141,7 @@ def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
     import asyncio
 
     from b24tunnel.cli.render import attempt_json, recording_json, renderer
-    from b24tunnel.cli.terminal import run_until_stopped
+    from b24tunnel.cli.stopping import run_until_stopped
     from b24tunnel.happenings import Attempted, Recorded
     from b24tunnel.journal import follow_directory
     from b24tunnel.recording import Recording

@@ -6,14 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from b24tunnel.cli.terminal import print_json, visible
+from b24tunnel.cli.terminal import counted, print_json, visible
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.recording import Attempt, Recording
-from b24tunnel.redact import Masker
+from b24tunnel.redact import Masker, shown_url
 
 Renderer = Callable[[Happening], None]
 
@@ -35,8 +34,8 @@ def renderer(output: str | None) -> Renderer:
 
 
 def what(recording: Recording) -> str:
-    """The event's code, or method and path of a delivery that is no event."""
-    return recording.code or f"{recording.method} {urlsplit(recording.target).path}"
+    """The event's code, or the method of a delivery that is no event."""
+    return recording.code or f"{recording.method} (no event)"
 
 
 def summary(recording: Recording) -> str:
@@ -72,11 +71,20 @@ def attempt_json(attempt: Attempt, masker: Masker | None) -> dict[str, Any]:
     if masker is not None:
         record["target"] = masker.target(attempt.target)
         record["headers"] = masker.headers(attempt.headers)
-        if "body" in record:
-            record["body"] = masker.text(record["body"])
+        record |= _masked_answer(attempt, masker)
+        record.pop("body_base64", None)
         if attempt.error is not None:
             record["error"] = masker.text(attempt.error)
     return record
+
+
+def _masked_answer(attempt: Attempt, masker: Masker) -> dict[str, Any]:
+    """A handler's answer without secrets; one that is no text, or compressed, cannot be looked through."""
+    encoded = any(name.lower() == "content-encoding" for name, _ in attempt.headers)
+    text = (
+        f"({len(attempt.body)} bytes, compressed)" if encoded else attempt.body.decode("utf-8", "backslashreplace")
+    )
+    return {"body": masker.text(text)}
 
 
 def recording_json(recording: Recording, masker: Masker | None) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def as_json(happening: Happening) -> dict[str, Any]:
             "type": "attempt",
             "recording": attempt.recording,
             "cause": attempt.cause,
-            "target": Masker(()).target(attempt.target),
+            "target": shown_url(attempt.target),
             "started_at": attempt.to_json()["started_at"],
             "status": attempt.status,
             "duration_ms": round(attempt.duration_ms, 3),
@@ -128,6 +136,8 @@ def as_json(happening: Happening) -> dict[str, Any]:
         }
     if isinstance(happening, Pending):
         return {"type": "pending", "recordings": happening.recordings, "resumed": happening.resumed}
+    if isinstance(happening, Ready) and happening.forward:
+        return {"type": "ready", **vars(happening), "forward": shown_url(happening.forward)}
     return {"type": type(happening).__name__.lower(), **vars(happening)}
 
 
@@ -153,13 +163,14 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             if happening.events and happening.portal:
                 lines.append(("", f"  bound    {', '.join(happening.events)} on {happening.portal}"))
             elif happening.tunnel != "local":
-                lines.append(("", "  nothing bound: paste this address into the portal as the handler"))
+                lines.append(("", "  bound    nothing: paste this address into the portal as the handler"))
             else:
-                lines.append(("", "  nothing bound: send deliveries to this address"))
+                lines.append(("", "  bound    nothing: send deliveries to this address"))
+            if happening.tunnel != "local":
+                lines.append(("", f"  expects  that address to lead to 127.0.0.1:{happening.port}"))
             lines.append(("", f"  records  {happening.recordings} (journal, never committed)"))
-            lines.append(
-                ("", f"  forwards {happening.forward or 'nowhere: give --forward URL to hand events on'}")
-            )
+            forward = shown_url(happening.forward) if happening.forward else "nowhere: give --forward URL"
+            lines.append(("", f"  forwards {forward}"))
             return lines
         case Recorded(recording):
             warning = (
@@ -168,29 +179,31 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             moment = recording.received_at.astimezone().strftime("%H:%M:%S")
             return [("", f"{moment} {recording.id:>8}  {what(recording)}  {summary(recording)}{warning}")]
         case Attempted(attempt):
-            return [("ok" if attempt.ok else "wrong", f"         {attempt.recording:>8}  → {outcome(attempt)}")]
+            moment = attempt.started_at.astimezone().strftime("%H:%M:%S")
+            replayed = f"replayed to {shown_url(attempt.target)}: " if attempt.cause == "replay" else ""
+            line = f"{moment} {attempt.recording:>8}  → {replayed}{outcome(attempt)}"
+            return [("ok" if attempt.ok else "wrong", line)]
         case Pending(recordings, resumed):
-            count = len(recordings)
+            left = f"{counted(len(recordings), 'recording')} of earlier sessions never reached your handler"
             if resumed:
-                return [
-                    ("note", f"{count} recording(s) of earlier sessions were not forwarded yet: they go first.")
-                ]
+                return [("note", f"{left}: handing over now.")]
             return [
-                (
-                    "trouble",
-                    f"{count} recording(s) of earlier sessions were never forwarded, the first is {recordings[0]}: "
-                    "start with --resume to hand them over, or with --no-resume to leave them.",
-                )
+                ("trouble", f"{left}, from {recordings[0]} on: --resume hands them over, --no-resume leaves them.")
             ]
         case Note(message):
             return [("note", message)]
         case Trouble(message):
             return [("trouble", message)]
-        case Stopped(session, recorded, answered, failed, pending):
-            sums = (
-                f"{recorded} recorded, {answered} answered 2xx, {failed} failed, {pending} still to be forwarded"
-            )
-            return [("ok", f"Session {session} ended: {sums}.")]
+        case Stopped():
+            sums = [
+                f"{happening.recorded} recorded",
+                f"{happening.answered} answered 2xx",
+                f"{happening.failed} failed",
+                f"{happening.pending} still to be forwarded",
+            ]
+            if happening.refused:
+                sums.append(f"{happening.refused} LOST (could not be recorded)")
+            return [("ok", f"Session {happening.session} ended: {', '.join(sums)}.")]
 
 
 def pretty(value: Any) -> str:

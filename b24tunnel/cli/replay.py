@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from b24tunnel.cli.terminal import json_option, open_journal, print_json, print_table, recordings_option
+from b24tunnel.cli.terminal import Seconds, json_option, open_journal, print_json, print_table, recordings_option
 
 
 @click.command("replay", epilog="\b\nExample:\n  b24tunnel replay last:10 --to http://127.0.0.1:8000/handler")
@@ -22,7 +22,7 @@ from b24tunnel.cli.terminal import json_option, open_journal, print_json, print_
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     default=60.0,
     show_default=True,
     help="Seconds an answer may take.",
@@ -48,7 +48,8 @@ def replay_command(
     from b24tunnel.cli.render import attempt_json, outcome, what
     from b24tunnel.recording import Attempt, Recording
     from b24tunnel.redact import Masker
-    from b24tunnel.replaying import areplay_noted, select
+    from b24tunnel.replaying import areplay_noted
+    from b24tunnel.selecting import select
 
     journal = open_journal(recordings)
     rows: list[tuple[str, str, str]] = []
@@ -59,17 +60,22 @@ def replay_command(
         else:
             rows.append((recording.id, what(recording), outcome(attempt)))
 
-    report = asyncio.run(
-        areplay_noted(
-            select(journal, selectors, recordings),
-            to,
-            journal,
-            concurrency=concurrency,
-            timeout=timeout,
-            on_attempt=on_attempt,
+    try:
+        report = asyncio.run(
+            areplay_noted(
+                select(journal, selectors, recordings),
+                to,
+                journal,
+                concurrency=concurrency,
+                timeout=timeout,
+                on_attempt=on_attempt,
+            )
         )
-    )
+    finally:
+        # Also when it was interrupted: what was sent is sent.
+        if rows and not as_json:
+            print_table(("ID", "EVENT", "HANDLER"), rows, shrink=("HANDLER",))
     if not as_json:
-        print_table(("ID", "EVENT", "HANDLER"), rows)
-        click.echo(f"{len(report.attempts)} sent, {len(report.failed)} not answered 2xx.")
+        sum_of_all = f"{len(report.failed)} failed" if report.failed else "all answered 2xx"
+        click.echo(f"{len(report.attempts)} sent, {sum_of_all}.")
     context.exit(0 if report.ok else 1)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from b24tunnel.cli.terminal import json_option, print_json, run_until_stopped
+from b24tunnel.cli.stopping import run_until_stopped
+from b24tunnel.cli.terminal import Seconds, json_option, print_json, visible
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option(
     "--delay",
-    type=click.FloatRange(0, 60),
+    type=Seconds(0, 60),
     default=0.2,
     show_default=True,
     help="Seconds between a change and its delivery.",
@@ -36,28 +37,33 @@ def sandbox_command(context: click.Context, port: int, delay: float, name: str, 
     """
     if context.invoked_subcommand is not None:
         return
-    from b24tunnel.portal import Portal, State
-    from b24tunnel.sandbox import Sandbox
+    from b24tunnel.portal import State
+    from b24tunnel.registered import registered
+    from b24tunnel.sandbox import Delivery, Sandbox
 
     state = State.open()
 
     async def serve(stop: asyncio.Event) -> None:
-        async with Sandbox(port=port, delay=delay) as sandbox:
-            credentials = sandbox.credentials.as_dict()
-            state.save_portal(Portal.from_mapping(name, credentials))
+        def tell(delivery: Delivery) -> None:
+            made = delivery.status if delivery.error is None else delivery.error
             try:
+                click.echo(visible(f"delivered {delivery.code} to {delivery.url.partition('?')[0]}: {made}"))
+            except OSError:  # nobody reads any more: a closed pipe or terminal
+                stop.set()
+
+        async with Sandbox(port=port, delay=delay, on_delivery=None if as_json else tell) as sandbox:
+            with registered(sandbox, name, state):
                 if as_json:
-                    print_json(credentials)
+                    print_json(sandbox.credentials.as_dict())
                 else:
+                    named = "" if name == "sandbox" else f" --name {name}"
                     click.echo(
                         f"Simulated portal at {sandbox.url}, known as {name!r} while it runs (Ctrl-C ends it)."
                     )
                     click.echo("In other terminals:")
                     click.echo(f"  b24tunnel listen ONCRMDEALADD ONCRMDEALUPDATE --portal {name}")
-                    click.echo("  b24tunnel sandbox call crm.deal.add 'fields[TITLE]=First'")
+                    click.echo(f"  b24tunnel sandbox call{named} crm.deal.add 'fields[TITLE]=First'")
                 await stop.wait()
-            finally:
-                state.remove_portal(name, only_if=lambda known: known.client_id == credentials["client_id"])
 
     run_until_stopped(serve, "Left at once.")
 
@@ -69,7 +75,13 @@ def sandbox_command(context: click.Context, port: int, delay: float, name: str, 
 @click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--name", default="sandbox", show_default=True, help="The portal's name.")
 def call(method: str, params: tuple[str, ...], name: str) -> None:
-    """Call a REST METHOD of the running sandbox, for example to change a deal, and print its result."""
+    """Call a REST METHOD of the running sandbox, for example to change a deal, and print its result.
+
+    \b
+    METHODs: crm.deal|lead|contact.add|update|get|list|delete|fields,
+    event.bind|unbind|get|test, events, event.offline.get|list|clear|error,
+    app.info, profile, scope, method.get, feature.get, batch.
+    """
     import asyncio
 
     from b24tunnel import form
@@ -79,7 +91,7 @@ def call(method: str, params: tuple[str, ...], name: str) -> None:
     fields = {}
     for param in params:
         key, equals, value = param.partition("=")
-        if not equals:
+        if not (key and equals):
             raise WrongUsage(f"{param!r} is no parameter: write NAME=VALUE, such as 'fields[TITLE]=First'.")
         fields[key] = value
     parsed = form.parse("&".join(f"{_quoted(key)}={_quoted(value)}" for key, value in fields.items()).encode())

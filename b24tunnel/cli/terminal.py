@@ -1,13 +1,10 @@
-"""What all commands share: options, tables, text that is safe to show, and stopping on a signal."""
+"""What the commands print with, and the options that several of them take."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,19 @@ if TYPE_CHECKING:
 
 # Wide enough that nothing is cut where the output is no terminal.
 _UNCUT = 100_000
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within a range; no NaN, which every comparison lets through."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
+
 
 recordings_option = click.option(
     "--recordings",
@@ -45,8 +55,9 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns; cut to the terminal's width, and not cut at all where there is none."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: Sequence[str] = ()) -> None:
+    """Aligned columns. On a terminal those named in ``shrink`` are cut to its width; elsewhere nothing is cut."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -55,16 +66,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_UNCUT)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
+    shown = [[visible(cell).replace("\n", "⏎") for cell in row] for row in rows]
+    for place, column in enumerate(columns):
+        widest = max((cell_len(row[place]) for row in shown), default=0)
+        least = None if column in shrink else max(widest, len(column))
+        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
+    for row in shown:
+        table.add_row(*map(Text, row))
     console.print(table)
 
 
 def local_time(moment: datetime) -> str:
-    """A moment on the user's clock, to the second."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A moment on the user's clock, to the second; without the date where that is today's."""
+    local = moment.astimezone()
+    today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 recording``, ``2 recordings``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def open_journal(recordings: Path) -> Journal:
@@ -82,33 +103,3 @@ def say_unreadable(journal: Journal) -> None:
     for path, problems in journal.unreadable.items():
         for problem in problems:
             click.echo(f"Note: skipped in {path}: {problem}.", err=True)
-
-
-def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_second_signal: str) -> None:
-    """Run ``main`` with an event that Ctrl-C, SIGTERM and the closing of the terminal set.
-
-    The second signal ends the process at once, after printing ``at_second_signal``.
-    """
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def on_signal() -> None:
-            if stop.is_set():
-                sys.stderr.write(at_second_signal + "\n")
-                sys.stderr.flush()
-                os._exit(130)
-            stop.set()
-
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is None:
-                continue
-            try:
-                loop.add_signal_handler(number, on_signal)
-            except NotImplementedError:  # Windows: its loop cannot, so the signal is handed over to it
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
-        await main(stop)
-
-    asyncio.run(run())

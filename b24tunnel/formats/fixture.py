@@ -43,7 +43,16 @@ def _find(name: str, directory: Path) -> Path:
     candidates = [given] if given.suffix == ".json" else []
     if given.name == name:
         candidates += [directory / name, directory / f"{name}.json", directory / f"{name.lower()}.json"]
+    elif given.suffix != ".json" and _is_file(given):
+        raise FixtureUnreadable(f"{given} is no fixture: fixtures are .json files.")
     for candidate in candidates:
-        if candidate.suffix == ".json" and candidate.is_file():
+        if candidate.suffix == ".json" and _is_file(candidate):
             return candidate
     raise FixtureNotFound(f"There is no fixture {name!r} in {directory} and no file of that name.")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL in it
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ except ImportError:  # Windows has no flock: a file there never counts as abando
 
 _NAME = re.compile(r"session-([0-9]{6,9})-([0-9]{3,6})\.jsonl", re.ASCII)
 _BLOCK = 1 << 16
+# Nothing can be written there now; readers skip an incomplete last line anyway.
+_NOT_NOW = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
 
 
 class JournalUnreadable(OutsideFailure):
@@ -110,7 +113,7 @@ def is_being_written(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return not _try_lock(file)
+            return not _try_lock(file, shared=True)
     except OSError:
         return False
 
@@ -123,11 +126,11 @@ def repair(segment: Segment) -> TornLine | None:
     """
     try:
         with segment.path.open("r+b") as file:
-            if not _try_lock(file):
+            if _torn_from(file) is None or not _try_lock(file):
                 return None
             size = file.seek(0, os.SEEK_END)
-            good = _end_of_last_line(file, size)
-            if good == size:
+            good = _torn_from(file)  # again, now that nobody writes any more
+            if good is None:
                 return None
             file.seek(good)
             kept_in = segment.path.with_suffix(".torn")
@@ -136,9 +139,9 @@ def repair(segment: Segment) -> TornLine | None:
                 aside.write(file.read())
             file.truncate(good)
             return TornLine(segment.session, segment.path, size - good, kept_in)
-    except (PermissionError, FileNotFoundError):
-        return None
     except OSError as error:
+        if error.errno in _NOT_NOW:
+            return None
         raise JournalUnreadable(
             f"Cannot repair the last line of {segment.path} ({error.strerror}): check the disk."
         ) from error
@@ -167,14 +170,41 @@ def lines_from_end(path: Path) -> Iterator[bytes]:
             yield line + b"\n"
 
 
-def _try_lock(file: BinaryIO) -> bool:
+def end_of_lines(path: Path) -> int:
+    """The size of a file without an incomplete last line; 0 when it was removed meanwhile."""
+    try:
+        with path.open("rb") as file:
+            return _end_of_last_line(file, file.seek(0, os.SEEK_END))
+    except FileNotFoundError:
+        return 0
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns a file's failure into one sentence; a file that was removed meanwhile has nothing in it."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise JournalUnreadable(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+
+
+def _try_lock(file: BinaryIO, *, shared: bool = False) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _torn_from(file: BinaryIO) -> int | None:
+    """Where an incomplete last line begins, or None."""
+    size = file.seek(0, os.SEEK_END)
+    good = _end_of_last_line(file, size)
+    return good if good < size else None
 
 
 def _end_of_last_line(file: BinaryIO, size: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from b24tunnel.journal import files
-from b24tunnel.journal.files import JournalUnreadable, Segment, TornLine
+from b24tunnel.journal.files import Segment, TornLine
 from b24tunnel.recording import (
     Attempt,
     Record,
@@ -93,11 +94,12 @@ class Journal:
             return []
         # A session that began earlier may still run and replay, so all files are looked at.
         marker = f'"recording":"{recording_id}"'.encode()
-        return [
+        found = [
             record
             for record in self._records(files.segments(self.directory), _ATTEMPT, marker)
             if isinstance(record, Attempt) and record.recording == recording_id
         ]
+        return sorted(found, key=_start)
 
     def last(self, count: int) -> list[Recording]:
         """The last ``count`` recordings, oldest first, read from the end of the files."""
@@ -122,7 +124,7 @@ class Journal:
                 if isinstance(record, Attempt):
                     attempts.setdefault(record.recording, []).append(record)
                 elif isinstance(record, Recording):
-                    yield History(record, tuple(reversed(attempts.pop(record.id, []))))
+                    yield History(record, tuple(sorted(attempts.pop(record.id, []), key=_start)))
 
     def pending(self) -> list[str]:
         """Ids of recordings that an ended session was to forward and that no handler was reached with.
@@ -135,9 +137,12 @@ class Journal:
             by_session.setdefault(segment.session, []).append(segment)
         for own in by_session.values():
             start = self._start(own[0])
-            if start is None or files.is_being_written(own[-1].path):
-                continue
-            listening = start.forward is not None and not self._ended_with_nothing_pending(own[-1])
+            listening = (
+                start is not None
+                and start.forward is not None
+                and not self._ended_with_nothing_pending(own[-1])
+                and not files.is_being_written(own[-1].path)
+            )
             if not (listening or open_ids):
                 continue
             for record in self._records(own):
@@ -162,7 +167,7 @@ class Journal:
         A line that does not begin as ours do is always looked at, so that it is noted as unreadable.
         """
         for segment in chosen:
-            with _reading(segment.path), segment.path.open("rb") as file:
+            with files.reading(segment.path), segment.path.open("rb") as file:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # being written, or torn: not acknowledged either way
@@ -172,7 +177,7 @@ class Journal:
                             yield record
 
     def _lines_from_end(self, segment: Segment) -> Iterator[bytes]:
-        with _reading(segment.path):
+        with files.reading(segment.path):
             yield from files.lines_from_end(segment.path)
 
     def _read(self, path: Path, line: bytes) -> Record | None:
@@ -183,6 +188,10 @@ class Journal:
             if str(error) not in problems and len(problems) < 10:
                 problems.append(str(error))
             return None
+
+
+def _start(attempt: Attempt) -> datetime:
+    return attempt.started_at
 
 
 class Document(Mapping[str, Any]):
@@ -206,22 +215,3 @@ class Document(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._PLAIN) + len(self._PARSED)
-
-
-class _reading:
-    """Turns a file's failure into one sentence; a file that was removed meanwhile is one with nothing in it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, FileNotFoundError):
-            return True
-        if isinstance(error, OSError):
-            raise JournalUnreadable(
-                f"Cannot read {self._path} ({error.strerror}): check its permissions."
-            ) from error
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, fr
 
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.2
+# So that a busy session neither hides the others nor the signal to stop.
+_LINES_A_ROUND = 1000
 
 
 class Tail:
@@ -21,38 +24,48 @@ class Tail:
         self.session = session
         self.position = position or Position(1, 0)
         self._directory = directory
+        self._ahead: deque[bytes] = deque()
 
-    def read(self, limit: Position | None = None) -> list[bytes]:
-        """The next lines, at most about a mebibyte of them; an empty list when there is no more now.
+    def next(self, limit: Position | None = None) -> bytes | None:
+        """The next line, or None when there is no more now; ``position`` is then behind it.
 
         ``limit`` is the position up to which the writer has synced; without it, all complete lines are read.
         """
-        while True:
-            at_limit = limit is not None and self.position >= limit
-            lines = [] if at_limit else self._read_segment(limit)
-            if lines or at_limit:
+        if not self._ahead:
+            self._ahead.extend(self._read(limit))
+        if not self._ahead:
+            return None
+        line = self._ahead.popleft()
+        self.position = Position(self.position.segment, self.position.offset + len(line))
+        return line
+
+    def _read(self, limit: Position | None) -> list[bytes]:
+        """The lines from the position on, of one segment, at most about a mebibyte of them."""
+        while limit is None or self.position < limit:
+            # Looked for before reading: what is read then is all that its writer put into this segment.
+            following = self._following(limit)
+            lines = self._read_segment(limit)
+            if lines or following is None:
                 return lines
-            following = Position(self.position.segment + 1, 0)
-            if not files.segment_path(self._directory, self.session, following.segment).exists():
-                later = [s for s in files.segments(self._directory, self.session) if s.number > following.segment]
-                if not later:
-                    return []
-                following = Position(later[0].number, 0)
-            self.position = following
+            self.position = Position(following, 0)
+        return []
+
+    def _following(self, limit: Position | None) -> int | None:
+        if limit is not None and limit.segment == self.position.segment:
+            return None
+        numbers = (s.number for s in files.segments(self._directory, self.session))
+        return min((number for number in numbers if number > self.position.segment), default=None)
 
     def _read_segment(self, limit: Position | None) -> list[bytes]:
         path = files.segment_path(self._directory, self.session, self.position.segment)
         bound = limit.offset if limit is not None and limit.segment == self.position.segment else None
-        try:
-            with path.open("rb") as file:
-                file.seek(self.position.offset)
-                room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
-                data = file.read(room)
-                if data and not data.endswith(b"\n"):
-                    data = _whole_lines(data, file.readline())
-        except FileNotFoundError:
-            return []
-        self.position = Position(self.position.segment, self.position.offset + len(data))
+        data = b""
+        with files.reading(path), path.open("rb") as file:
+            file.seek(self.position.offset)
+            room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
+            data = file.read(room)
+            if data and not data.endswith(b"\n"):
+                data = _whole_lines(data, file.readline())
         return [line + b"\n" for line in data[:-1].split(b"\n")] if data else []
 
 
@@ -79,9 +92,8 @@ async def follow(writer: JournalWriter, tail: Tail | None = None) -> AsyncIterat
 
 def rest(writer: JournalWriter, tail: Tail) -> Iterator[Record]:
     """The records between where ``tail`` stands and what is on disk now."""
-    while lines := tail.read(writer.synced):
-        for line in lines:
-            yield from_line(line)
+    while (line := tail.next(writer.synced)) is not None:
+        yield from_line(line)
 
 
 async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt]:
@@ -92,13 +104,15 @@ async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt
     tails: dict[int, Tail] = {}
     for segment in files.segments(directory):
         tails[segment.session] = Tail(
-            directory, segment.session, Position(segment.number, segment.path.stat().st_size)
+            directory, segment.session, Position(segment.number, files.end_of_lines(segment.path))
         )
     while True:
         quiet = True
         for segment in files.segments(directory):
             tail = tails.setdefault(segment.session, Tail(directory, segment.session))
-            for line in tail.read():
+            for _ in range(_LINES_A_ROUND):
+                if (line := tail.next()) is None:
+                    break
                 quiet = False
                 try:
                     record = from_line(line)
@@ -106,5 +120,4 @@ async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt
                     continue  # `list` counts and names them
                 if isinstance(record, Recording | Attempt):
                     yield record
-        if quiet:
-            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS if quiet else 0)

@@ -58,15 +58,13 @@ class JournalWriter:
         self._number = 0
         self._descriptor: int | None = None
         self._size = 0
+        self._trusted = False
         self._closed = False
         try:
             files.prepare_directory(self.directory)
             self._start = self._claim(forward, purpose)
         except OSError as error:
-            raise JournalUnwritable(
-                f"Cannot write recordings to {self.directory} ({error.strerror}): "
-                "make room or choose another directory with --recordings."
-            ) from error
+            raise _unwritable(self.directory, error) from error
         self.session = self._start.session
         self.synced = Position(self._segment, self._size)
         self._changed = asyncio.Event()
@@ -139,14 +137,14 @@ class JournalWriter:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
+        before, self._descriptor = self._descriptor, descriptor
+        self._segment, self._size, self._trusted = number, len(head), True
         # The old lock goes only now, so that the session looks alive at every moment.
-        self._close_segment()
-        self._descriptor, self._segment, self._size = descriptor, number, len(head)
+        _close(before)
 
     def _close_segment(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        _close(descriptor)
 
     def _work(self) -> None:
         ending = False
@@ -163,7 +161,11 @@ class JournalWriter:
                 except queue.Empty:
                     break
             if batch:
-                error = self._commit(b"".join(line for line, _ in batch))
+                error: Exception | None
+                try:
+                    error = self._commit(b"".join(line for line, _ in batch))
+                except Exception as failure:  # no memory, for one: whoever waits must hear of it
+                    error = failure
                 position = Position(self._segment, self._size)
                 assert self._loop is not None  # set by the append that filled the batch
                 with contextlib.suppress(RuntimeError):  # the loop was closed under us: nobody waits any more
@@ -178,24 +180,25 @@ class JournalWriter:
         try:
             _write_all(descriptor, data)
         except OSError as error:
-            # What was written of it must not stay in the way of the next line. A file at its size limit, or
-            # one that cannot be cut, is left behind.
-            if error.errno == errno.EFBIG or not self._cut_back(descriptor):
-                self._close_segment()
+            # What was written of it goes; and the next line goes into a new file, because whoever follows this
+            # one may have read beyond the cut.
+            self._cut_back(descriptor)
+            self._trusted = False
             return error
         try:
             _sync(descriptor)
         except OSError as error:
             # After a failed sync nobody knows which of its pages are on disk: this file is not trusted again.
             self._cut_back(descriptor)
-            self._close_segment()
+            self._trusted = False
             return error
         self._size += len(data)
         return None
 
     def _current_segment(self) -> int:
         descriptor = self._descriptor
-        if descriptor is not None and self._size < self._segment_bytes and os.fstat(descriptor).st_nlink > 0:
+        usable = descriptor is not None and self._trusted and self._size < self._segment_bytes
+        if descriptor is not None and usable and os.fstat(descriptor).st_nlink > 0:
             return descriptor
         try:
             self._open_segment()
@@ -208,16 +211,13 @@ class JournalWriter:
         assert self._descriptor is not None
         return self._descriptor
 
-    def _cut_back(self, descriptor: int) -> bool:
-        try:
+    def _cut_back(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # then readers skip what is left of it
             os.ftruncate(descriptor, self._size)
-        except OSError:
-            return False
-        return True
 
     # -- back in the event loop --------------------------------------------------------------------------------
 
-    def _release(self, waiting: list[asyncio.Future[None]], error: OSError | None, position: Position) -> None:
+    def _release(self, waiting: list[asyncio.Future[None]], error: Exception | None, position: Position) -> None:
         if error is None:
             self.synced = position
             changed, self._changed = self._changed, asyncio.Event()
@@ -228,11 +228,23 @@ class JournalWriter:
             if error is None:
                 done.set_result(None)
             else:
-                failure = JournalUnwritable(
-                    f"Cannot write to {self.directory} ({error.strerror}): make room or check the disk."
-                )
+                failure = _unwritable(self.directory, error)
                 failure.__cause__ = error
                 done.set_exception(failure)
+
+
+def _unwritable(directory: Path, error: Exception) -> JournalUnwritable:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "make room on that disk" if full else "check it, or choose another directory with --recordings"
+    reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    return JournalUnwritable(f"Cannot write to {directory} ({reason}): {advice}.")
+
+
+def _close(descriptor: int | None) -> None:
+    """Close a file whose records are all synced: whatever closing says, nothing is lost, and it is closed."""
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import json
 import logging
 import os
@@ -332,7 +331,7 @@ class RestClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # Proxies from the environment count, except for a portal (the sandbox) on this machine.
-                trust_env=not _is_local(self._portal.client_endpoint),
+                trust_env=not self._portal.on_this_machine,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -383,8 +382,7 @@ def _endpoint(portal: Portal, endpoint: str, called: str) -> URL:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
         raise WrongUsage(
-            f"the portal {portal.name} has a {called} that is no http or https address; "
-            f"store the right one with `b24tunnel portal add`"
+            f"the portal {portal.name} has a {called} that is no http or https address; store the right one"
         )
     return url
 
@@ -392,14 +390,6 @@ def _endpoint(portal: Portal, endpoint: str, called: str) -> URL:
 def _method_url(portal: Portal, method: str) -> URL:
     base = _endpoint(portal, portal.client_endpoint, "client_endpoint")
     return base.with_path(base.path.rstrip("/") + "/" + method)
-
-
-def _is_local(endpoint: str) -> bool:
-    try:
-        host = URL(endpoint).host or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reason(error: Exception, timeout: float | None) -> str:

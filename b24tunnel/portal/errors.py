@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from b24tunnel.errors import OutsideFailure
 
-_LOGIN = "log in again with `b24tunnel portal login {portal}`"
+_LOGIN = "store fresh tokens for the portal {portal}"
 
 # Code → (what it means, what to do). From the documentation pages "System errors", "Error codes" (OAuth),
 # "Limits" and "event.bind"; the keys are compared without regard to case.
@@ -18,7 +18,7 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "INVALID_GRANT": ("the refresh token is spent, expired (180 days) or of another application", _LOGIN),
     "INVALID_CLIENT": (
         "the client_id or client_secret is wrong",
-        "compare them with the application's page on the portal and store them with `b24tunnel portal add`",
+        "compare them with the application's page on the portal and store the right ones",
     ),
     "INVALID_REQUEST": (
         "the request lacks something, or came over http where https is required",
@@ -46,7 +46,7 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     ),
     "WRONG_AUTH_TYPE": (
         "this call needs an application's token, and an incoming webhook has none",
-        "create a local application on the portal and store its credentials with `b24tunnel portal add`",
+        "create a local application on the portal and store its credentials",
     ),
     "WRONG_LICENSE": (
         "the portal's plan does not include this feature",
@@ -105,7 +105,7 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "ANSWER_TOO_LARGE": ("the answer is larger than this tool reads", "ask for less in one call"),
     "REDIRECTED": (
         "the answer leads elsewhere, and a token is not sent there unasked",
-        "if the portal has a new address, store it with `b24tunnel portal add`",
+        "if the portal has a new address, store that one",
     ),
     "UNEXPECTED_ANSWER": ("the answer does not have the documented shape", "check client_endpoint"),
     "NO_REFRESH": (
@@ -160,7 +160,7 @@ class PortalError(OutsideFailure):
     def _sentence(self) -> str:
         meaning, advice = _meaning(self.code, self.status)
         own = self.code in _OWN_CODES or self.code.startswith("HTTP_")
-        what = f"HTTP {self.status}" if own else self.code
+        what = f"HTTP {self.status}" if own else self.code or "the error"
         answered = f"was answered with {what}" if self.status or not own else "was not made"
         quoted = f' "{self.description}"' if self.description else ""
         advice = advice.format(portal=self.portal)
@@ -234,6 +234,8 @@ def _clean(text: str, secrets: tuple[str, ...], longest: int) -> str:
 
 
 def _meaning(code: str, status: int) -> tuple[str, str]:
+    if not code:
+        return "the portal refused", "its own words say why"
     found = _MEANINGS.get(code.upper())
     if found is not None:
         return found

@@ -26,7 +26,7 @@ def start_mark(pid: int) -> str:
 
 def is_running(pid: int, mark: str = "") -> bool:
     """Whether the process ``pid``, started as ``mark`` says (see ``start_mark``), still runs."""
-    if pid <= 0:
+    if not 0 < pid < 1 << 31:  # no system gives other numbers
         return False
     fields = _stat(pid)
     if fields is not None:

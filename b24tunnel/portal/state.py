@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import ipaddress
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import platformdirs
 from tinydb import TinyDB, where
@@ -77,6 +79,15 @@ class Portal:
         """Every secret value of this portal that is set, for those who must keep them out of a text."""
         return tuple(value for key in _SECRETS if (value := getattr(self, key)))
 
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether its host is this machine itself, as a sandbox's is."""
+        try:
+            host = urlsplit(self.client_endpoint).hostname or ""
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
     def __repr__(self) -> str:
         # The endpoint is left out too: people paste webhook addresses there, which end in a secret.
         held = ", ".join(key for key in _SECRETS if getattr(self, key)) or "none"
@@ -118,7 +129,10 @@ class UnknownPortal(WrongUsage):
         elif names:
             hint = f"known portals: {', '.join(names)}"
         else:
-            hint = "none is known yet; add one with `b24tunnel portal add`"
+            hint = (
+                "none is known yet; `b24tunnel sandbox` in another terminal starts a simulated one, "
+                "and the README shows how to store a real one"
+            )
         super().__init__(f"there is no portal {name!r}; {hint}")
         self.name = name
 

@@ -25,7 +25,7 @@ class StateDamaged(OutsideFailure):
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(
             f"the state file {path} is damaged ({what}); it was left as it is: repair it, or move it away "
-            "and add your portals again with `b24tunnel portal add`"
+            "and store your portals again"
         )
         self.path = path
 

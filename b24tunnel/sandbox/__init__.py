@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
@@ -77,6 +77,7 @@ class Sandbox:
         token_life: int = 3600,
         pacing: Pacing | None = None,
         log_length: int = 10_000,
+        on_delivery: Callable[[Delivery], None] | None = None,
     ) -> None:
         """``port``: 0 takes a free one. ``delay``: seconds between an event and its delivery.
 
@@ -84,11 +85,11 @@ class Sandbox:
         user is an administrator. ``installed``: whether the installation is finished; until then bindings
         succeed and nothing is delivered (page "Completing the installation"). ``token_life``: seconds for which
         an access token is good. ``pacing``: time-out and treatment of slow handlers. ``log_length``: entries
-        kept in ``deliveries`` and in ``calls``.
+        kept in ``deliveries`` and in ``calls``. ``on_delivery``: called with each delivery once it was tried.
         """
         self._host = host
         self._port = port
-        self._queue = Queue(delay, pacing or Pacing(), log_length)
+        self._queue = Queue(delay, pacing or Pacing(), log_length, on_delivery)
         self._portal = Portal(
             all_scopes() if scopes is None else tuple(scopes), admin, installed, user_id, token_life, self._queue
         )

@@ -94,8 +94,11 @@ class _Pace:
 class Queue:
     """Takes deliveries, posts each once. Lives in one event loop between ``start`` and ``stop``."""
 
-    def __init__(self, delay: float, pacing: Pacing, log_length: int) -> None:
-        """``delay``: seconds between an event and its delivery."""
+    def __init__(
+        self, delay: float, pacing: Pacing, log_length: int, on_done: Callable[[Delivery], None] | None = None
+    ) -> None:
+        """``delay``: seconds between an event and its delivery. ``on_done``: called with each that was tried."""
+        self._on_done = on_done
         self.delay = delay
         self.pacing = pacing
         self._log: BoundedLog[Delivery] = BoundedLog(log_length, MAX_LOG_BYTES)
@@ -244,6 +247,8 @@ class Queue:
             delivery.error = f"{type(error).__name__}: {error}"
         delivery.duration = time.monotonic() - started
         self._set_pace(netloc, delivery.duration)
+        if self._on_done is not None:
+            self._on_done(delivery)
 
     def _set_pace(self, netloc: str, duration: float) -> None:
         pace = self._paces.get(netloc)

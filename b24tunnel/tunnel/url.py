@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from b24tunnel.errors import WrongUsage
+
+# No user, query, fragment or white space: the handler's path is put behind it.
+_ADDRESS = re.compile(r"(?i:https?)://[^\s/?#@\\]+(/[^\s?#\\]*)?")
 
 
 class UrlTunnel:
@@ -15,11 +19,10 @@ class UrlTunnel:
     def __init__(self, url: str) -> None:
         """``url`` is absolute, http or https, without query; raises `WrongUsage` for anything else."""
         try:
-            parts = urlsplit(url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            valid = _ADDRESS.fullmatch(url) is not None and urlsplit(url).hostname and urlsplit(url).port != 0
         except ValueError:
             valid = False
-        if not valid or parts.query or parts.fragment or parts.username:
+        if not valid:
             raise WrongUsage(
                 f"{url!r} is no public address: give one like https://hooks.example.org, without query or user."
             )
