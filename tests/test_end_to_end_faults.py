@@ -78,8 +78,8 @@ def test_events_wait_for_a_handler_that_is_down_and_go_on_in_order_when_it_is_up
     assert handler.bodies() == BODIES
     [end] = happenings(listen, "stopped")
     assert (end["recorded"], end["answered"], end["failed"], end["pending"]) == (5, 5, 0, 0)
-    [_, back] = happenings(listen, "trouble")
-    assert "listens again" in back["message"]
+    [back] = happenings(listen, "note")
+    assert "takes events again" in back["message"]
 
 
 def test_a_handler_that_comes_up_under_load_gets_each_event_once(programs: Programs) -> None:

@@ -412,6 +412,7 @@ class Forwarding:
         self.journal = journal
         self.directory = directory
         self.troubles: list[str] = []
+        self.notes: list[str] = []
         self.forwarder: Forwarder
         self.task: asyncio.Task[None]
 
@@ -426,6 +427,7 @@ class Forwarding:
                 concurrency=concurrency,
                 first=first or (),
                 on_trouble=self.troubles.append,
+                on_note=self.notes.append,
             )
             self.task = asyncio.create_task(self.forwarder.run())
             try:
@@ -537,7 +539,8 @@ class TestAHandlerThatIsAway:
         assert refused == sent[: len(refused)]
         assert 1 <= len(refused) <= concurrency
         assert [len(forwarding.attempts(id)) for id in sent] == [2 if id in refused else 1 for id in sent]
-        assert "listens again" in forwarding.troubles[-1]
+        assert len(forwarding.troubles) == len(forwarding.notes) == 1
+        assert "takes events again" in forwarding.notes[0]
 
     async def test_it_may_go_away_and_come_back_again_and_again(
         self, handler: Handler, forwarding: Forwarding

@@ -292,7 +292,7 @@ class TestForwarding:
         await resumed.ready()
         assert resumed.of(Pending) == [Pending(ids, True)]
         await resumed.until(lambda: len(handler.bodies) == 5)
-        assert await resumed.stopped() == Stopped(1, 0, 5, 0, 0, 0)
+        assert await resumed.stopped() == Stopped(3, 0, 5, 0, 0, 0)
         assert handler.bodies == bodies
         assert Journal.open(tmp_path).pending() == []
 
