@@ -32,7 +32,7 @@ _ANY = "|".join(map(re.escape, sorted(SECRET_FIELDS)))
 _IN_JSON = re.compile(rf'("(?:{_ANY})"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
 # [name] => value and 'name' => 'value' of PHP, 'name': 'value' of Python, name=value of a form.
 _IN_DUMPS = re.compile(
-    rf"""((?<![a-z0-9_])(?:{_TELLING})["'\]]*(?:%5D)?\s*(?:=>|[:=])\s*["']?)(?!\[masked\])[^\s"'&,;)\]}}]+""",
+    rf"""((?:(?<![a-z0-9_])|(?<=%5B))(?:{_TELLING})["'\]]*(?:%5D)?\s*(?:=>|[:=])\s*["']?)(?!\[masked\])[^\s"'&,;)\]}}]+""",
     re.IGNORECASE,
 )
 # The parts of a multipart body: name="…", its other headers, an empty line, the value.

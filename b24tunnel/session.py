@@ -81,11 +81,14 @@ class Session:
             if not self._ready:
                 running.cancel()
             await asyncio.wait((running,))
-            if running.cancelled():
+            try:
+                running.result()
+            except asyncio.CancelledError as cancelled:
+                # Stopped while a start that had failed already was being taken back: the failure is the news.
+                if (failure := _user_error_behind(cancelled)) is not None:
+                    raise failure from None
                 if not self._left_bound:
                     self._emit(Note("Stopped before it was ready; what had begun was taken back."))
-            else:
-                running.result()
         finally:
             for task in (running, stopped):
                 task.cancel()
@@ -326,6 +329,14 @@ def check_no_loop(forward: str | None, port: int) -> None:
     parts = urlsplit(forward)
     if parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port == port:
         raise WrongUsage(f"--forward leads to the receiver's own port {port}: give your handler's address.")
+
+
+def _user_error_behind(error: BaseException) -> UserError | None:
+    """The user's error that was being handled when ``error`` came, if any."""
+    context = error.__context__
+    while context is not None and not isinstance(context, UserError):
+        context = context.__context__
+    return context
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

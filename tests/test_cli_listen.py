@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from programs import Program, Programs, free_port, wait_until
-from raw_server import RawServer, exchange
+from raw_server import RawServer, Request, answer_with, exchange
 
 from b24tunnel import Journal
 from b24tunnel.portal import Portal, State
@@ -215,3 +215,54 @@ def _signals_taken(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
     return all(int(mask, 16) == 0 for mask in pending)
+
+
+def test_ctrl_c_while_a_failed_start_is_taken_back_keeps_the_error_and_names_what_is_left(
+    programs: Programs, home: Path
+) -> None:
+    """The second event cannot be bound, and the portal hangs when the first is to be unbound again."""
+    unbinding = threading.Event()
+
+    def portal_answer(request: Request) -> bytes:
+        method = request.line.split(b" ")[1].rpartition(b"/")[2]
+        if method == b"event.bind" and b"ONCRMLEADADD" in request.body:
+            error = b'{"error":"ERROR_EVENT_NOT_FOUND","error_description":"Event not found"}'
+            return answer_with("400 Bad Request", error, "Content-Type: application/json")
+        if method == b"event.unbind":
+            unbinding.set()
+            threading.Event().wait(20)
+        results = {b"event.get": b"[]", b"event.bind": b"true", b"app.info": b'{"INSTALLED":true}'}
+        result = b'{"result":%s}' % results.get(method, b'{"count":1}')
+        return answer_with("200 OK", result, "Content-Type: application/json")
+
+    with RawServer(portal_answer) as portal:
+        State.open(home).save_portal(
+            Portal("odd", client_endpoint=portal.url.replace("/handler", "/rest/"), access_token="token")
+        )
+        listen = programs.b24tunnel(
+            "listen", "ONCRMDEALADD", "ONCRMLEADADD", "--portal", "odd", "--output", "json"
+        )
+        wait_until(unbinding.is_set, "it takes back what it had bound")
+        listen.send_signal(signal.SIGINT)
+        code = listen.wait(60)
+    told = "".join(listen.lines + listen.errors)
+    assert code == 3, str(listen)
+    assert "ERROR_EVENT_NOT_FOUND" in told
+    assert "bindings clean" in told
+    assert "taken back" not in told
+    assert len(State.open(home).ledger()) == 1
+
+
+def test_a_full_output_is_one_sentence(programs: Programs) -> None:
+    for arguments in (("events",), ("events", "--json"), ("listen", "--no-bind", "--output", "json")):
+        full = programs.start(
+            "sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-m", "b24tunnel", *arguments
+        )
+        assert full.wait() == 3, str(full)
+        assert "Traceback" not in str(full)
+        assert "No space left on device" in "".join(full.errors)
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--port", "--concurrency", "--max-body"])
+def test_a_number_that_is_none_is_refused(programs: Programs, option: str) -> None:
+    assert programs.run("listen", "--no-bind", option, "nan").process.returncode == 2

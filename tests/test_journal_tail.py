@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -13,7 +14,7 @@ import pytest
 
 from b24tunnel.journal import JournalUnwritable, JournalWriter, Tail, files, follow, follow_directory, rest, writer
 from b24tunnel.journal.writer import Position
-from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, to_line
+from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, from_line, to_line
 
 DEADLINE = 20.0
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
@@ -270,3 +271,55 @@ async def _until(condition: Any) -> None:
             if condition():
                 return
             await asyncio.sleep(0.005)
+
+
+class TestBehindAWriterThatMovesOn:
+    async def test_a_line_written_just_before_the_next_file_is_not_passed_over(
+        self, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tail = Tail(journal.directory, journal.session)
+        while tail.next() is not None:
+            pass
+        read = Tail._read_segment
+        line = to_line(recording(journal))
+        first, second = (files.segment_path(journal.directory, 1, number) for number in (1, 2))
+
+        def and_then_the_writer_moves_on(self: Tail, limit: Position | None) -> list[bytes]:
+            lines = read(self, limit)
+            if not second.exists():
+                with first.open("ab") as file:
+                    file.write(line)
+                second.write_bytes(to_line(recording(journal)))
+            return lines
+
+        monkeypatch.setattr(Tail, "_read_segment", and_then_the_writer_moves_on)
+        seen = [found for _ in range(6) if (found := tail.next()) is not None]
+        assert seen[0] == line
+        assert len(seen) == 2
+
+    async def test_what_was_refused_and_cut_back_does_not_hide_what_comes_after(
+        self, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def cut_short(descriptor: int, data: bytes) -> None:
+            os.write(descriptor, data[:-3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        tail = Tail(journal.directory, journal.session)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_write_all", cut_short)
+            # Another process reads what is written, though not acknowledged, before it is cut back.
+            patch.setattr(JournalWriter, "_cut_back", lambda self, descriptor: drain(tail))
+            with pytest.raises(JournalUnwritable):
+                await journal.append(recording(journal, b"refused " * 100))
+        kept = recording(journal)
+        await journal.append(kept)
+        assert kept.id in drain(tail)
+
+
+def drain(tail: Tail) -> list[str]:
+    found = []
+    while (line := tail.next()) is not None:
+        record = from_line(line)
+        if isinstance(record, Recording):
+            found.append(record.id)
+    return found

@@ -571,3 +571,39 @@ def _writes_only(monkeypatch: pytest.MonkeyPatch, size: int, failure: OSError) -
         return original(descriptor, data[: left.pop()])
 
     monkeypatch.setattr(writer.os, "write", short)
+
+
+class TestOddFailures:
+    async def test_whatever_fails_in_the_writers_thread_is_told_and_the_next_record_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = JournalWriter(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_write_all", lambda descriptor, data: (_ for _ in ()).throw(MemoryError()))
+            async with asyncio.timeout(DEADLINE):
+                with pytest.raises(JournalUnwritable, match="MemoryError"):
+                    await journal.append(recording(journal))
+        kept = recording(journal)
+        async with asyncio.timeout(DEADLINE):
+            await journal.append(kept)
+            await journal.close()
+        assert ids(tmp_path) == [kept.id]
+
+    async def test_a_file_whose_closing_fails_holds_nothing_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = JournalWriter(tmp_path, segment_bytes=1)  # each batch begins a new file and closes the old one
+        original = os.close
+
+        def failing(descriptor: int) -> None:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            original(descriptor)
+            if regular:
+                raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.os, "close", failing)
+            for _ in range(3):
+                await journal.append(recording(journal))
+        await journal.close()
+        assert ids(tmp_path) == ["1-1", "1-2", "1-3"]

@@ -13,7 +13,7 @@ from raw_cases import RAW_CASES, RawCase
 
 from b24tunnel import form
 from b24tunnel.recording import Recording
-from b24tunnel.redact import MASK, Masker, is_secret_field, secret_values
+from b24tunnel.redact import MASK, Masker, is_secret_field, secret_values, shown_url
 
 # What Bitrix24's documentation calls a token, a secret or a key; written down apart from the module's own list.
 SECRET_KEYS = {
@@ -215,3 +215,52 @@ def test_a_body_beyond_the_codecs_bound_can_be_shown_too(monkeypatch: pytest.Mon
     body = b"a=1&b=2&c=3&access_token=abcdef123"
     monkeypatch.setattr(form, "MAX_PARAMETERS", 3)
     assert "abcdef123" not in Masker.of(recording(body)).body(body)
+
+
+SHOWN = "s3cr3tvalue-of-it"
+
+
+class TestWhatIsNoForm:
+    """A handler's answer, or a delivery of another type: nothing of it is known beforehand."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"auth":{"access_token":"%s","expires":"1"}}',
+            '{"refresh_token" : "%s"}',
+            '{"key": "%s"}',
+            "Array\n(\n    [access_token] => %s\n    [expires] => 1\n)",
+            "array (\n  'application_token' => '%s',\n)",
+            "{'access_token': '%s', 'ID': '7'}",
+            "event=A&auth%%5Baccess_token%%5D=%s&ID=7",
+            "event=A&auth[access_token]=%s&ID=7",
+        ],
+    )
+    def test_a_secret_that_nobody_knew_is_masked_by_its_name(self, text: str) -> None:
+        shown = Masker(()).text(text % SHOWN)
+        assert SHOWN not in shown
+        assert shown.replace('"[masked]"', '"%s"').replace(MASK, "%s") == text.replace("%%", "%")
+
+    def test_what_is_no_secret_stays(self) -> None:
+        for text in ('{"ID":"7","monkey":"x","tokens":3}', "key: value", "[ID] => 7", "expires_in=3600"):
+            assert Masker(()).text(text) == text
+
+    def test_a_delivery_in_json_is_masked(self) -> None:
+        body = json.dumps({"event": "A", "auth": {"access_token": SHOWN}, "data": {"ID": "7"}}).encode()
+        shown = Masker.of(recording(body)).body(body)
+        assert SHOWN not in shown
+        assert '"ID": "7"' in shown
+
+    def test_a_delivery_in_parts_is_masked(self) -> None:
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="auth[application_token]"\r\n\r\n354\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="data[ID]"\r\n\r\n7\r\n--b--\r\n'
+        )
+        shown = Masker.of(recording(body)).body(body)
+        assert "354" not in shown
+        assert shown == body.decode().replace("354", MASK)
+
+    def test_an_address_is_shown_without_its_user_and_its_keys(self) -> None:
+        assert shown_url(f"http://me:{SHOWN}@h:8000/p?api_key={SHOWN}&a=1") == (
+            f"http://{MASK}@h:8000/p?api_key={MASK}&a=1"
+        )

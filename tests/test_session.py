@@ -19,9 +19,10 @@ from raw_cases import RAW_CASES
 
 from b24tunnel import session as session_module
 from b24tunnel.errors import OutsideFailure, WrongUsage
+from b24tunnel.forward import Forwarder
 from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
-from b24tunnel.journal import Journal, files
+from b24tunnel.journal import Journal, JournalUnreadable, files
 from b24tunnel.portal import Portal
 from b24tunnel.recording import SessionEnd, from_line
 from b24tunnel.session import Session, Settings, check_reachable
@@ -484,3 +485,45 @@ class TestReachability:
         check_reachable(replace(settings, bind=False))
         check_reachable(replace(settings, tunnel=UrlTunnel("https://hooks.example.org")))
         check_reachable(replace(settings, portal=None))
+
+
+class TestWhatWouldGoWrong:
+    async def test_forwarding_to_its_own_receiver_is_refused(self, place: Place) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with pytest.raises(WrongUsage, match="own port"):
+            await place.start(port=port, forward=f"http://localhost:{port}/b24/x").task
+
+    async def test_two_that_start_at_once_do_not_both_hand_over_what_was_left(
+        self, place: Place, handler: Handler, client: aiohttp.ClientSession
+    ) -> None:
+        await handler.stop()
+        first = place.start(forward=handler.url)
+        await deliver(client, (await first.ready()).handler_url)
+        await first.stopped()
+        handler.gate.clear()  # it does not answer the first of them, so the second sees it unsettled
+        await handler.start()
+        runs = [place.start(forward=handler.url, resume=True) for _ in range(2)]
+        for run in runs:
+            await run.ready()
+        assert sorted(len(run.of(Pending)) for run in runs) == [0, 1]
+        handler.gate.set()
+        ends = [await run.stopped() for run in runs]
+        assert sum(end.answered for end in ends) == 1
+        assert len(handler.bodies) == 1
+
+    async def test_what_a_part_failed_with_is_what_the_user_is_told(
+        self, place: Place, handler: Handler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def failing(self: Forwarder) -> None:
+            raise JournalUnreadable("Cannot read the journal (it burned).")
+
+        monkeypatch.setattr(Forwarder, "_take", failing)
+        with pytest.raises(JournalUnreadable, match="it burned"):
+            await place.start(forward=handler.url).task
+
+    async def test_a_handlers_path_that_a_crash_left_empty_is_made_anew(self, tmp_path: Path) -> None:
+        files.prepare_directory(tmp_path / "journal")
+        (tmp_path / "journal" / "handler-path").touch()
+        assert handler_segment(tmp_path) == handler_segment(tmp_path) != ""
