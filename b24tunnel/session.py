@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import filelock
 
 from b24tunnel import forward as forwarding
+from b24tunnel.bound import Bound
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
 from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest
-from b24tunnel.portal import Bindings, Portal, RestClient, State
+from b24tunnel.portal import Portal, State
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
 from b24tunnel.tunnel import Tunnel
 
-CLEAN_UP_COMMAND = "b24tunnel bindings clean"
-_UNBIND_SECONDS = 4.0
 _SETTLE_SECONDS = 1.0
 
 
@@ -62,7 +58,7 @@ class Session:
         self._failed = 0
         self._recorded = 0
         self._ready = False
-        self._left_bound = False
+        self._bound: Bound | None = None
         self._pending: tuple[str, ...] = ()
         self._resume = asyncio.Event()
         if settings.resume:
@@ -87,7 +83,7 @@ class Session:
                 # Stopped while a start that had failed already was being taken back: the failure is the news.
                 if (failure := _user_error_behind(cancelled)) is not None:
                     raise failure from None
-                if not self._left_bound:
+                if self._bound is None or not self._bound.left:
                     self._emit(Note("Stopped before it was ready; what had begun was taken back."))
         finally:
             for task in (running, stopped):
@@ -128,7 +124,8 @@ class Session:
             if settings.forward is not None:
                 running.append(await stack.enter_async_context(self._forwarding(parts, journal)))
             if settings.portal is not None and settings.bind:
-                await stack.enter_async_context(self._bound(settings.portal, handler_url))
+                self._bound = Bound(settings.portal, settings.state or State.open(), self._emit)
+                await stack.enter_async_context(self._bound.to(handler_url, settings.events))
             self._ready = True
             self._emit(
                 Ready(
@@ -212,53 +209,6 @@ class Session:
         return taken
 
     @asynccontextmanager
-    async def _bound(self, portal: Portal, handler_url: str) -> AsyncIterator[None]:
-        """The events bound on the portal, and unbound at the end or told how to."""
-        settings = self._settings
-        state = settings.state or State.open()
-        async with RestClient(portal, state) as client:
-            info = await client.app_info()
-            if info.get("INSTALLED") is False:
-                self._emit(
-                    Trouble(
-                        "The application's installation is not finished (app.info INSTALLED is false): Bitrix24 "
-                        "accepts every call and delivers nothing until it is."
-                    )
-                )
-            bindings = Bindings(client, state, owner=f"listen-{os.getpid()}-{secrets.token_hex(4)}")
-            await self._remove_orphans(bindings)
-            for other in await bindings.foreign(settings.events):
-                self._emit(Note(f"{other.event} also goes to {_without_query(other.handler)}, which fires too."))
-            try:
-                await bindings.bind_all(settings.events, handler_url)
-                yield
-            finally:
-                await _to_its_end(self._unbind(bindings))
-
-    async def _remove_orphans(self, bindings: Bindings) -> None:
-        done = await bindings.clean()
-        if done.unbound:
-            self._emit(Note(f"Unbound what a crashed run had left on the portal ({len(done.unbound)})."))
-        for left in done.left:
-            self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
-
-    async def _unbind(self, bindings: Bindings) -> None:
-        try:
-            async with asyncio.timeout(_UNBIND_SECONDS):
-                left = await bindings.unbind_all()
-        except TimeoutError:
-            self._left_bound = True
-            self._emit(Trouble(f"The portal did not answer in time; unbind with: {CLEAN_UP_COMMAND}"))
-            return
-        for leftover in left:
-            self._left_bound = True
-            self._emit(
-                Trouble(
-                    f"{leftover.row.event} is still bound ({leftover.reason}); unbind it with: {CLEAN_UP_COMMAND}"
-                )
-            )
-
-    @asynccontextmanager
     async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
         """Emit what reaches the journal, as it stands there, to the last record."""
         tail = Tail(writer.directory, writer.session)
@@ -339,15 +289,6 @@ def _user_error_behind(error: BaseException) -> UserError | None:
     return context
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` whole even if this task is cancelled meanwhile: whoever waits for it is ending already."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((task,))
-    task.result()
-
-
 async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> None:
     """Wait for ``stop``; raise what a part failed with, if one does before."""
     stopped = asyncio.create_task(stop.wait())
@@ -363,8 +304,3 @@ async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> N
             if isinstance(error, UserError):
                 raise error
             raise OutsideFailure(f"A part of the session stopped unexpectedly: {error!r}") from error
-
-
-def _without_query(url: str) -> str:
-    """An address as it may be shown: other people keep keys in the query."""
-    return url.partition("?")[0]

@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from programs import Programs, wait_until
+from rest_call import rest
 
 from b24tunnel.portal import Portal, State
-
-
-def _call(credentials: dict[str, Any], method: str, **params: str) -> Any:
-    body = "&".join(f"{name}={value}" for name, value in {"auth": credentials["access_token"], **params}.items())
-    with urllib.request.urlopen(credentials["client_endpoint"] + method, body.encode(), timeout=30) as answer:
-        return json.load(answer)["result"]
 
 
 def test_it_prints_one_line_with_all_that_an_application_needs_and_is_a_portal_while_it_runs(
@@ -32,7 +25,7 @@ def test_it_prints_one_line_with_all_that_an_application_needs_and_is_a_portal_w
     ):
         assert credentials[key], key
     wait_until(lambda: [p.name for p in State.open(home).portals()] == ["sandbox"], "the portal is registered")
-    assert _call(credentials, "app.info")["INSTALLED"] is True
+    assert rest(credentials, "app.info")["INSTALLED"] is True
     assert sandbox.stop() == 0
     assert State.open(home).portals() == []
     assert len(sandbox.lines) == 1
@@ -115,7 +108,7 @@ def test_a_call_that_cannot_be_is_one_sentence(
 
 def test_clean_unbinds_what_a_killed_run_left_and_nothing_else(programs: Programs, home: Path) -> None:
     credentials = programs.b24tunnel("sandbox", "--json").next_json()
-    _call(credentials, "event.bind", event="ONCRMDEALADD", handler="https%3A%2F%2Fproduction.example.org%2Fhook")
+    rest(credentials, "event.bind", event="ONCRMDEALADD", handler="https://production.example.org/hook")
     killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json", "--recordings", "first")
     killed.next_json("ready")
     living = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json", "--recordings", "second")
@@ -126,14 +119,14 @@ def test_clean_unbinds_what_a_killed_run_left_and_nothing_else(programs: Program
     cleaned = programs.run("bindings", "clean")
     assert cleaned.process.returncode == 0, str(cleaned)
     assert cleaned.lines == ["Unbound 1 binding.\n"]
-    left = {row["handler"] for row in _call(credentials, "event.get")}
+    left = {row["handler"] for row in rest(credentials, "event.get")}
     assert left == {"https://production.example.org/hook", handler}
     assert [json.loads(line)["handler"] for line in programs.run("bindings", "--json").lines] == [handler]
 
 
 def test_the_next_listen_removes_what_a_killed_one_left_and_names_foreign_handlers(programs: Programs) -> None:
     credentials = programs.b24tunnel("sandbox", "--json").next_json()
-    _call(credentials, "event.bind", event="ONCRMDEALADD", handler="https%3A%2F%2Fp.example.org%2Fhook%3Fkey%3D1")
+    rest(credentials, "event.bind", event="ONCRMDEALADD", handler="https://p.example.org/hook?key=1")
     killed = programs.b24tunnel("listen", "ONCRMDEALADD", "--output", "json")
     killed.next_json("ready")
     killed.kill()
@@ -143,7 +136,7 @@ def test_the_next_listen_removes_what_a_killed_one_left_and_names_foreign_handle
     assert "Unbound what a crashed run had left" in told
     assert "https://p.example.org/hook" in told
     assert "key=1" not in told, "other people keep keys in their addresses"
-    assert {row["handler"] for row in _call(credentials, "event.get")} == {
+    assert {row["handler"] for row in rest(credentials, "event.get")} == {
         "https://p.example.org/hook?key=1",
         handler,
     }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +19,7 @@ from click.testing import CliRunner
 from programs import DEADLINE, Program, Programs, wait_until
 from raw_cases import RAW_CASES
 from raw_server import RawServer, answer_with, deliver, delivery, exchange
+from rest_call import rest
 
 from b24tunnel import Journal
 from b24tunnel.cli import cli
@@ -230,16 +229,6 @@ def test_noise_on_the_public_port_makes_no_traceback_and_shows_no_token(programs
 
 
 # ---- secrets
-
-
-def rest(credentials: dict[str, Any], method: str, **params: Any) -> Any:
-    """One REST call as any program makes it."""
-    data = json.dumps({**params, "auth": credentials["access_token"]}).encode()
-    request = urllib.request.Request(
-        credentials["client_endpoint"] + method, data, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["result"]
 
 
 def tokens(value: Any, name: str = "") -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from programs import Program, Programs, wait_until
 from raw_server import RESET, RawServer, answer_with, deliver
+from rest_call import rest
 
 from b24tunnel import Journal
 from b24tunnel.portal import State
@@ -323,16 +323,6 @@ def test_ctrl_c_unbinds_prints_the_sum_and_exits_with_0(
     assert listen.errors == []
     assert rest(credentials, "event.get") == []
     assert State.open().ledger() == []
-
-
-def rest(credentials: dict[str, Any], method: str, **params: Any) -> Any:
-    """One REST call as any program makes it."""
-    data = json.dumps({**params, "auth": credentials["access_token"]}).encode()
-    request = urllib.request.Request(
-        credentials["client_endpoint"] + method, data, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["result"]
 
 
 def test_what_a_killed_run_left_bound_is_unbound_at_the_next_start(programs: Programs) -> None:

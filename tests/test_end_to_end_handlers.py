@@ -13,6 +13,7 @@ import pytest
 from programs import Programs, free_port, wait_until
 from raw_cases import RAW_CASES
 from raw_server import deliver
+from rest_call import rest
 
 from b24tunnel import Journal, form
 
@@ -72,16 +73,6 @@ def handler(request: pytest.FixtureRequest, programs: Programs) -> Handler:
     return STARTS[request.param](programs)
 
 
-def rest(credentials: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
-    """One REST call as any program makes it."""
-    data = json.dumps({**params, "auth": credentials["access_token"]}).encode()
-    request = urllib.request.Request(
-        credentials["client_endpoint"] + method, data, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)["result"]
-
-
 def in_hex(value: Any) -> Any:
     """A parsed body with its values as the PHP handler writes them."""
     if isinstance(value, dict):
@@ -102,8 +93,8 @@ def test_a_handler_sees_the_changed_deal_byte_for_byte_and_again_at_a_replay(
     ready = listen.next_json("ready")
     assert ready["events"] == ["ONCRMDEALUPDATE"]
 
-    deal = rest(credentials, "crm.deal.add", {"fields": {"TITLE": "Сделка & Co"}})
-    assert rest(credentials, "crm.deal.update", {"id": deal, "fields": {"TITLE": "Сделка № 2"}}) is True
+    deal = rest(credentials, "crm.deal.add", fields={"TITLE": "Сделка & Co"})
+    assert rest(credentials, "crm.deal.update", id=deal, fields={"TITLE": "Сделка № 2"}) is True
 
     recorded = listen.next_json("recorded")
     assert (recorded["code"], recorded["verdict"]) == ("ONCRMDEALUPDATE", "verified")

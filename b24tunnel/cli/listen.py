@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from b24tunnel.cli.stopping import run_until_stopped
-from b24tunnel.cli.terminal import Seconds, counted, recordings_option
+from b24tunnel.cli.terminal import concurrency_option, counted, recordings_option, timeout_option
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,20 +39,8 @@ if TYPE_CHECKING:
     default=None,
     help="Forward first what earlier sessions could not, or leave it; without either you are asked.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 1000),
-    default=8,
-    show_default=True,
-    help="Forwards under way at a time; 1 keeps a strict order.",
-)
-@click.option(
-    "--timeout",
-    type=Seconds(0.1, 3600),
-    default=60.0,
-    show_default=True,
-    help="Seconds your handler may take.",
-)
+@concurrency_option(8)
+@timeout_option
 @click.option(
     "--max-body",
     type=click.IntRange(1024, 1 << 30),
@@ -85,11 +73,12 @@ def listen_command(
     EVENTs such as ONCRMDEALUPDATE are bound on the portal and unbound at the end (Ctrl-C). See them with
     'b24tunnel events'.
     """
+    from b24tunnel.bound import CLEAN_UP_COMMAND
     from b24tunnel.catalogue.bindable import bindable_codes
     from b24tunnel.cli.render import renderer
     from b24tunnel.happenings import Note, Pending, Ready, Trouble
     from b24tunnel.portal import State
-    from b24tunnel.session import CLEAN_UP_COMMAND, Session, Settings
+    from b24tunnel.session import Session, Settings
     from b24tunnel.tunnel import choose
 
     codes = bindable_codes(events)

@@ -6,27 +6,23 @@ from pathlib import Path
 
 import click
 
-from b24tunnel.cli.terminal import Seconds, json_option, open_journal, print_json, print_table, recordings_option
+from b24tunnel.cli.terminal import (
+    concurrency_option,
+    json_option,
+    open_journal,
+    print_json,
+    print_table,
+    recordings_option,
+    timeout_option,
+)
 
 
 @click.command("replay", epilog="\b\nExample:\n  b24tunnel replay last:10 --to http://127.0.0.1:8000/handler")
 @click.argument("selectors", nargs=-1, required=True, metavar="SELECTOR...")
 @click.option("--to", required=True, metavar="URL", help="The handler to send them to.")
 @recordings_option
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="How many to send at a time; 1 keeps a strict order.",
-)
-@click.option(
-    "--timeout",
-    type=Seconds(0.1, 3600),
-    default=60.0,
-    show_default=True,
-    help="Seconds an answer may take.",
-)
+@concurrency_option(1)
+@timeout_option
 @json_option
 @click.pass_context
 def replay_command(

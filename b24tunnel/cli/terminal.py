@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Wide enough that nothing is cut where the output is no terminal.
 _UNCUT = 100_000
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Seconds(click.FloatRange):
@@ -40,6 +41,20 @@ recordings_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 reveal_option = click.option("--reveal", is_flag=True, help="Show tokens and other secrets.")
+timeout_option = click.option(
+    "--timeout", type=Seconds(0.1, 3600), default=60.0, show_default=True, help="Seconds your handler may take."
+)
+
+
+def concurrency_option(default: int) -> Callable[[_Command], _Command]:
+    """``--concurrency``: how many requests to a handler are under way at a time."""
+    return click.option(
+        "--concurrency",
+        type=click.IntRange(1, 1000),
+        default=default,
+        show_default=True,
+        help="Requests to your handler at a time; 1 keeps a strict order.",
+    )
 
 
 def print_json(value: Any) -> None:

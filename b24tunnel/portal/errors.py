@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from b24tunnel.errors import OutsideFailure
@@ -120,7 +121,26 @@ _LONGEST_DESCRIPTION = 300
 _LONGEST_CODE = 64
 
 
-class PortalError(OutsideFailure):
+class _CallFailure(OutsideFailure):
+    """A call that failed, in one sentence that names the call."""
+
+    def __init__(self, portal: str, method: str, outcome_unknown: bool) -> None:
+        self.portal = portal
+        self.method = method
+        self.outcome_unknown = outcome_unknown
+        self.subject = ""
+        super().__init__(self._sentence())
+
+    def name_subject(self, subject: str) -> None:
+        """Say in the sentence which event the call was about: ``event.bind of ONCRMDEALADD``."""
+        self.subject = _clean(subject, (), _LONGEST_CODE)
+        self.args = (self._sentence(),)
+
+    @abstractmethod
+    def _sentence(self) -> str: ...
+
+
+class PortalError(_CallFailure):
     """A portal (or its authorisation server) answered a call with an error, or with no proper answer.
 
     ``code`` is Bitrix24's (``expired_token``), ``HTTP_502`` and the like for an answer without one, or one
@@ -143,19 +163,10 @@ class PortalError(OutsideFailure):
         outcome_unknown: bool = False,
     ) -> None:
         secrets = tuple(secrets)
-        self.portal = portal
-        self.method = method
         self.code = _clean(code, secrets, _LONGEST_CODE)
         self.description = _clean(description, secrets, _LONGEST_DESCRIPTION)
         self.status = status
-        self.outcome_unknown = outcome_unknown
-        self.subject = ""
-        super().__init__(self._sentence())
-
-    def name_subject(self, subject: str) -> None:
-        """Say in the sentence which event the call was about: ``event.bind of ONCRMDEALADD``."""
-        self.subject = _clean(subject, (), _LONGEST_CODE)
-        self.args = (self._sentence(),)
+        super().__init__(portal, method, outcome_unknown)
 
     def _sentence(self) -> str:
         meaning, advice = _meaning(self.code, self.status)
@@ -171,7 +182,7 @@ class PortalError(OutsideFailure):
         return f"<PortalError {self.code} for {self.method} on {self.portal}>"
 
 
-class PortalUnreachable(OutsideFailure):
+class PortalUnreachable(_CallFailure):
     """The network failed between here and a portal (or its authorisation server).
 
     ``address`` is ``host:port``, ``reason`` a few words, ``method`` and ``portal`` as in ``PortalError``.
@@ -189,18 +200,9 @@ class PortalUnreachable(OutsideFailure):
         secrets: Iterable[str] = (),
         outcome_unknown: bool,
     ) -> None:
-        self.portal = portal
-        self.method = method
         self.address = address
         self.reason = _clean(reason, tuple(secrets), _LONGEST_DESCRIPTION)
-        self.outcome_unknown = outcome_unknown
-        self.subject = ""
-        super().__init__(self._sentence())
-
-    def name_subject(self, subject: str) -> None:
-        """Say in the sentence which event the call was about."""
-        self.subject = _clean(subject, (), _LONGEST_CODE)
-        self.args = (self._sentence(),)
+        super().__init__(portal, method, outcome_unknown)
 
     def _sentence(self) -> str:
         effect = "; the call may have taken effect all the same" if self.outcome_unknown else ""
