@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import socket
+import sys
 from pathlib import Path
 
 import click
 import pytest
+from programs import Programs, free_port, wait_until
 from raw_server import RawServer
 
 from b24tunnel.cli import cli
@@ -84,3 +87,35 @@ def test_the_python_of_the_readme_runs_and_gives_what_its_comments_say(
     for expression, claimed in claims:
         literal = claimed.partition(": no other")[0]
         assert eval(expression, names) == ast.literal_eval(literal)
+
+
+@pytest.mark.php
+def test_the_readmes_php_handler_takes_a_replay(programs: Programs) -> None:
+    make, serve = next(block for block in _blocks("sh") if "php -S" in block).splitlines()
+    programs.start("sh", "-c", make).wait()
+    port = free_port()
+    handler = programs.start("sh", "-c", "exec " + serve.replace("8000", str(port)))
+    _assert_takes_a_replay(programs, port)
+    wait_until(
+        lambda: 'ONCRMDEALADD {"FIELDS":{"ID":"1"}}' in "".join(handler.errors), "the handler logs the event"
+    )
+
+
+def test_the_readmes_python_handler_takes_a_replay(programs: Programs) -> None:
+    port = free_port()
+    code = next(block for block in _blocks("python") if "run_app" in block).replace("8000", str(port))
+    handler = programs.start(sys.executable, "-c", code)
+    _assert_takes_a_replay(programs, port)
+    wait_until(lambda: "ONCRMDEALADD {'FIELDS': {'ID': '1'}}\n" in handler.lines, "the handler prints the event")
+
+
+def _assert_takes_a_replay(programs: Programs, port: int) -> None:
+    wait_until(lambda: _listens(port), "the handler listens")
+    fixture = str(ROOT / "recordings" / "oncrmdealadd.json")
+    replay = programs.run("replay", fixture, "--to", f"http://127.0.0.1:{port}/")
+    assert replay.process.returncode == 0, str(replay)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
