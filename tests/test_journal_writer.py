@@ -607,3 +607,41 @@ class TestOddFailures:
                 await journal.append(recording(journal))
         await journal.close()
         assert ids(tmp_path) == ["1-1", "1-2", "1-3"]
+
+
+_COUNTS_SYNCS = """
+import asyncio, os, sys
+from pathlib import Path
+
+synced = []
+system_sync = os.fdatasync
+
+def counting(descriptor):
+    system_sync(descriptor)
+    synced.append(os.fstat(descriptor).st_size)
+
+os.fdatasync = counting  # before the package is imported, which takes the system's call then
+from datetime import UTC, datetime
+from b24tunnel.journal import JournalWriter
+from b24tunnel.recording import Recording
+
+async def main():
+    journal = JournalWriter(Path(sys.argv[1]))
+    for number in range(3):
+        before = len(synced)
+        await journal.append(Recording(journal.next_id(), datetime.now(UTC), "POST", "/b24/x", (), b"event=A"))
+        [file] = Path(sys.argv[1]).glob("journal/session-*")
+        assert len(synced) == before + 1, "one sync before it returns"
+        assert synced[-1] == file.stat().st_size, "of all that was written"
+    await journal.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="this system has no fdatasync")
+def test_an_append_returns_after_the_systems_own_sync_of_all_that_was_written(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTS_SYNCS, str(tmp_path)], capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stderr
