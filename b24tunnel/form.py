@@ -383,6 +383,11 @@ def _leaf(item: object) -> str | None:
 
 
 def _float(number: float) -> str:
+    """As PHP prints it with 14 significant digits (its setting `precision`)."""
+    digits, last = divmod(int(abs(number)), 10) if 1e14 <= abs(number) < 1e15 else (0, 0)
+    if last == 5 and digits % 2 == 0 and number.is_integer():
+        # A tie that is rounded down to even: the one case in which PHP leaves zeros at the end.
+        return f"{'-' if number < 0 else ''}{str(digits)[0]}.{str(digits)[1:]}E+14"
     mantissa, has_exponent, exponent = f"{number:.14G}".partition("E")
     if not has_exponent:
         return mantissa

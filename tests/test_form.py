@@ -568,6 +568,17 @@ def test_php_encodes_every_structure_the_same(php: PhpOracle, value: Any) -> Non
 
 
 @pytest.mark.php
+@NORMAL
+@given(st.integers(10**12, 10**14 - 1), st.integers(0, 99), st.sampled_from([-1.0, 1.0]))
+@example(6526197524060, 5, 1.0)
+def test_php_rounds_a_number_of_fifteen_digits_the_same(
+    php: PhpOracle, digits: int, last: int, sign: float
+) -> None:
+    value = [sign * (digits * 100 + last)]
+    assert form.encode(value) == php.encode(value)
+
+
+@pytest.mark.php
 @pytest.mark.slow
 @THOROUGH
 @given(BODIES)
