@@ -406,11 +406,10 @@ class TestOnTheOpenInternet:
             b"nonsense\r\n\r\n",
             f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n".encode(),
             f"POST {PATH} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
-            f"POST {PATH} HTTP/1.1\r\nContent-Length: 0\r\n\r\n".encode(),
             b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
             post_of(b"event=ONCRMDEALADD")[:-5],
         ],
-        ids=["tls", "words", "length", "chunk", "no host", "huge header", "half a body"],
+        ids=["tls", "words", "length", "chunk", "huge header", "half a body"],
     )
     async def test_noise_is_no_delivery(self, place: Place, noise: bytes) -> None:
         reader, out = await place.connect()
@@ -446,7 +445,6 @@ class TestOnTheOpenInternet:
         for request in (
             f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n".encode(),
             b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
-            f"POST {PATH} HTTP/1.1\r\nContent-Length: 0\r\n\r\n".encode(),
         ):
             reader, out = await asyncio.open_connection("127.0.0.1", port)
             out.write(request)
