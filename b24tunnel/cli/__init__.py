@@ -24,15 +24,6 @@ _COMMANDS = {
 }
 
 
-class _Shown(click.ClickException):
-    """A user's error as click shows it: one sentence, and its exit code."""
-
-    def __init__(self, error: UserError) -> None:
-        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-        super().__init__(text[:1].upper() + text[1:])
-        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
-
-
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -48,12 +39,19 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Shown(error) from error
+            _show(error)
+            ctx.exit(error.exit_code)
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has gone, which is no failure: click ends quietly
                 raise
-            refused = OutsideFailure(f"The system refused ({error.strerror}): is there room for the output?")
-            raise _Shown(refused) from error
+            _show(f"The system refused ({error.strerror}): is there room for the output?")
+            ctx.exit(OutsideFailure.exit_code)
+
+
+def _show(error: UserError | str) -> None:
+    """A user's error as one sentence on standard error, with what was noted about it."""
+    text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    click.echo(f"Error: {text[:1].upper()}{text[1:]}", err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from b24tunnel.errors import OutsideFailure
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: a file there never counts as abandoned, so it is never repaired
-    fcntl = None  # type: ignore[assignment]
+from b24tunnel.journal.writing_mark import nobody_writes
 
 _NAME = re.compile(r"session-([0-9]{6,9})-([0-9]{3,6})\.jsonl", re.ASCII)
 _BLOCK = 1 << 16
@@ -101,19 +97,11 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def lock_as_writer(descriptor: int) -> None:
-    """Mark a segment as being written; the mark ends with the process, however it ends."""
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
 def is_being_written(path: Path) -> bool:
     """Whether a living process writes this segment."""
-    if fcntl is None:
-        return True
     try:
         with path.open("rb") as file:
-            return not _try_lock(file, shared=True)
+            return not nobody_writes(file, shared=True)
     except OSError:
         return False
 
@@ -126,7 +114,7 @@ def repair(segment: Segment) -> TornLine | None:
     """
     try:
         with segment.path.open("r+b") as file:
-            if _torn_from(file) is None or not _try_lock(file):
+            if _torn_from(file) is None or not nobody_writes(file):
                 return None
             size = file.seek(0, os.SEEK_END)
             good = _torn_from(file)  # again, now that nobody writes any more
@@ -188,16 +176,6 @@ def reading(path: Path) -> Iterator[None]:
         return
     except OSError as error:
         raise JournalUnreadable(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
-
-
-def _try_lock(file: BinaryIO, *, shared: bool = False) -> bool:
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _torn_from(file: BinaryIO) -> int | None:

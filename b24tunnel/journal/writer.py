@@ -14,6 +14,7 @@ from pathlib import Path
 
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import files
+from b24tunnel.journal.writing_mark import mark_as_written
 from b24tunnel.recording import Record, SessionEnd, SessionStart, to_line
 
 SEGMENT_BYTES = 256 * 1024 * 1024
@@ -127,7 +128,7 @@ class JournalWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags, 0o600)
         try:
-            files.lock_as_writer(descriptor)
+            mark_as_written(descriptor)
             head = to_line(self._start)
             _write_all(descriptor, head)
             _sync(descriptor)
