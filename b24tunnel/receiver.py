@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -20,6 +21,9 @@ from b24tunnel.recording import Recording, Verdict, decoded_headers
 MAX_BODY = 32 * 1024 * 1024
 # A sender that stops in the middle of its body gives its connection back after this long.
 BODY_SECONDS = 60.0
+# ... and one that sends no request at all after this long.
+HEAD_SECONDS = 30.0
+_FILES = 8192
 _MOST_PAIRS = 20_000
 # A delivery by GET carries everything in its request line.
 _LONGEST_LINE = 64 * 1024
@@ -55,11 +59,15 @@ class Receiver:
         self._portal = portal
         self._application_token = application_token
         self._on_trouble = on_trouble
+        self._most_connections = _most_connections()
+        # Connections that have sent no request yet, and when they are ended.
+        self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._server: asyncio.Server | None = None
         self._protocols: web.Server | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen, and return the port; raises `OutsideFailure` when the address is taken or not ours."""
+        loop = asyncio.get_running_loop()
         # No decompression: a recording holds the bytes as they came.
         self._protocols = web.Server(
             self._answer,
@@ -70,9 +78,7 @@ class Receiver:
             max_field_size=_LONGEST_LINE,
         )
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._protocols, host, port, backlog=1024
-            )
+            self._server = await loop.create_server(self._connection, host, port, backlog=1024)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OutsideFailure(f"Cannot listen on {host}:{port} ({reason}): choose another --port.") from error
@@ -85,9 +91,29 @@ class Receiver:
             self._server.close()
             self._protocols.pre_shutdown()
             await self._protocols.shutdown(seconds)
+            for timer in self._silent.values():
+                timer.cancel()
+            self._silent.clear()
             self._server = None
 
+    def _connection(self) -> asyncio.Protocol:
+        """The protocol of a new connection: none of them all may keep others out, or last without a request."""
+        assert self._protocols is not None
+        if len(self._protocols.connections) >= self._most_connections:
+            return _Refusing()
+        protocol = self._protocols()
+        loop = asyncio.get_running_loop()
+        self._silent[protocol] = loop.call_later(HEAD_SECONDS, self._end_silent, protocol)
+        return protocol
+
+    def _end_silent(self, protocol: Any) -> None:
+        del self._silent[protocol]
+        if protocol.transport is not None:
+            protocol.transport.abort()
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (timer := self._silent.pop(request.protocol, None)) is not None:
+            timer.cancel()
         path = request.raw_path.partition("?")[0]
         if not hmac.compare_digest(path.rstrip("/").encode("utf-8", "replace"), self.path.encode()):
             return _plain(404, "There is nothing here.")
@@ -163,6 +189,26 @@ class Receiver:
         known = self._application_token.encode("utf-8", "surrogateescape")
         same = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known)
         return event.code, "verified" if same else "mismatched"
+
+
+class _Refusing(asyncio.Protocol):
+    """A connection beyond the bound: it is closed at once, so that files and handlers stay within reach."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _most_connections() -> int:
+    """Half of the files that this process may open: the journal and the handler need some too."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, hard))
+        soft = _FILES
+    return max(16, min(soft, _FILES) // 2)
 
 
 class _BodyTooLarge(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,9 +32,18 @@ _ANY = "|".join(map(re.escape, sorted(SECRET_FIELDS)))
 # "name": "value" of JSON, with whatever JSON value follows that is no object or list.
 _IN_JSON = re.compile(rf'("(?:{_ANY})"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
 # [name] => value and 'name' => 'value' of PHP, 'name': 'value' of Python, name=value of a form.
+_QUOTE = r"""(?:\\*["']|&quot;|&\#0?39;|\\u0022)"""
 _IN_DUMPS = re.compile(
-    rf"""((?:(?<![a-z0-9_])|(?<=%5B))(?:{_TELLING})["'\]]*(?:%5D)?\s*(?:=>|[:=])\s*["']?)(?!\[masked\])[^\s"'&,;)\]}}]+""",
-    re.IGNORECASE,
+    rf"""((?:(?<![a-z0-9_])|(?<=5B)|(?<=u0022))(?:{_TELLING})  # the name
+        (?:{_QUOTE}|\]|%(?:25)*5D|</?\w+>|>)*\s*                  # what may close it
+        (?:=>|[:=;]|%(?:25)*3D|(?<=>))\s*                         # what stands between
+        (?:string\(\d+\)\s*|s:\d+:)?\[?{_QUOTE}?(?:<\w+>)?)       # PHP's lengths, what may open the value
+        (?!\[?masked\])[^\s"'&,;<)\]}}\\]+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Secrets without a name: in addresses (the REST parameter auth, an incoming webhook's path), and behind a scheme.
+_IN_ADDRESSES = re.compile(
+    r"([?&](?:auth|code|token)=|/rest/\d+/|\b(?:Bearer|Basic)\s+)(?!\[masked\])[^\s/&\"'<>#\\]{6,}", re.IGNORECASE
 )
 # The parts of a multipart body: name="…", its other headers, an empty line, the value.
 _IN_MULTIPART = re.compile(r'(name="([^"\r\n]*)"[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(?=\r?\n--)', re.DOTALL)
@@ -71,7 +81,9 @@ class Masker:
             if len(secret) >= _SHORTEST_BY_VALUE:
                 spellings.update(_spellings(secret))
         longest_first = sorted(spellings, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        any_of_them = "|".join(map(re.escape, longest_first))
+        self._pattern = re.compile(any_of_them, re.IGNORECASE) if longest_first else None
+        self._secrets = longest_first
 
     @classmethod
     def of(cls, recording: Recording) -> Masker:
@@ -88,7 +100,7 @@ class Masker:
         if self._pattern:
             text = self._pattern.sub(MASK, text)
         text = _IN_JSON.sub(rf'\1"{MASK}"', text)
-        return _IN_DUMPS.sub(rf"\1{MASK}", text)
+        return _IN_ADDRESSES.sub(rf"\1{MASK}", _IN_DUMPS.sub(rf"\1{MASK}", text))
 
     def body(self, body: bytes) -> str:
         """A body as text: the values of secret fields replaced (form, multipart, JSON), then known secrets."""
@@ -106,10 +118,21 @@ class Masker:
         text = b"".join(pieces).decode("utf-8", "backslashreplace")
         return self.text(_IN_MULTIPART.sub(_masked_part, text) if 'name="' in text else text)
 
+    def cut_text(self, text: str) -> str:
+        """Text that was cut off somewhere: also without the beginning of a secret at its end."""
+        text = self.text(text)
+        for secret in self._secrets:
+            for length in range(min(len(secret) - 1, len(text)), _SHORTEST_BY_VALUE - 1, -1):
+                if text.endswith(secret[:length]):
+                    return text[:-length] + MASK
+        return text
+
     def target(self, target: str) -> str:
         """A request target or an address, without a user's name and the secrets in its query."""
         path, mark, query = re.sub("//[^/?#@]*@", f"//{MASK}@", target).partition("?")
-        return path + mark + self.body(query.encode("utf-8", "surrogateescape")) if mark else path
+        if mark:
+            path += mark + self.body(query.encode("utf-8", "surrogateescape"))
+        return _IN_ADDRESSES.sub(rf"\1{MASK}", path)
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Headers with those that are secret by name replaced, and every known secret in the others."""
@@ -142,6 +165,13 @@ def _spellings(secret: str) -> Iterator[str]:
     """How a secret may be written: as it is, percent-encoded, in JSON of Python and of PHP."""
     yield secret
     encodable = secret.encode("utf-8", "surrogateescape")
+    for shift in range(3):
+        # In base64 a secret reads in one of three ways; what shares a letter with its neighbours is left out.
+        encoded = base64.b64encode(b"\0" * shift + encodable).decode()
+        inner = encoded[(shift * 8 + 5) // 6 : (shift + len(encodable)) * 8 // 6]
+        if len(inner) >= _SHORTEST_BY_VALUE:
+            yield inner
+            yield inner.replace("+", "-").replace("/", "_")
     for encoded in (quote_plus(encodable), quote(encodable, safe="")):
         yield encoded
         yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from b24tunnel.recording import Attempt, Record, Recording
 from b24tunnel.tunnel import Tunnel
 
 _SETTLE_SECONDS = 1.0
+_SHOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,33 @@ class Settings:
     max_body: int = MAX_BODY
 
 
+async def _always() -> None:
+    """For whoever has room for every happening."""
+
+
 class Session:
     """Receives, records and forwards from `run` until ``stop`` is set."""
 
-    def __init__(self, settings: Settings, emit: Callable[[Happening], None]) -> None:
-        """``emit`` gets each happening, in order, in the event loop."""
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Callable[[Happening], None],
+        room: Callable[[], Awaitable[None]] = _always,
+    ) -> None:
+        """``emit`` gets each happening, in order, in the event loop, and must not block.
+
+        ``room`` returns when there is room for another: until then recordings and attempts wait in the journal.
+        """
         self._settings = settings
         self._emit = emit
+        self._room = room
         self._answered = 0
         self._failed = 0
         self._recorded = 0
         self._ready = False
         self._bound: Bound | None = None
-        self._pending: tuple[str, ...] = ()
+        self._pending = False
+        self._release: Callable[[], None] = lambda: None
         self._resume = asyncio.Event()
         if settings.resume:
             self._resume.set()
@@ -103,7 +118,8 @@ class Session:
         for torn in journal.torn:
             self._emit(Trouble(f"{str(torn)[0].upper()}{str(torn)[1:]}."))
         async with AsyncExitStack() as stack:
-            self._pending = self._find_pending(journal, stack)
+            stack.callback(lambda: self._release())
+            await self._find_pending(journal)
             writer = JournalWriter(settings.recordings, forward=settings.forward)
             parts = _Parts(writer)
             stack.push_async_callback(self._close_journal, parts)
@@ -151,19 +167,28 @@ class Session:
             )
         )
 
-    def _find_pending(self, journal: Journal, stack: AsyncExitStack) -> tuple[str, ...]:
-        """What earlier sessions left to be forwarded; one session at a time may hand it over."""
-        settings = self._settings
-        if settings.forward is None or settings.resume is False or not (ids := tuple(journal.pending())):
-            return ()
+    async def _find_pending(self, journal: Journal) -> None:
+        """Tell what earlier sessions left to be forwarded."""
+        if self._settings.forward is None or self._settings.resume is False:
+            return
+        if ids := await asyncio.to_thread(journal.pending):
+            self._pending = True
+            if not self._resume.is_set():
+                self._emit(Pending(tuple(ids), False))
+
+    async def _take_pending(self, journal: Journal, parts: _Parts) -> tuple[str, ...]:
+        """What is to be handed over now; one session at a time does, until it ends."""
         lock = filelock.FileLock(journal.directory / "resume.lock", mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            self._emit(Note(f"Another session is handing over what earlier ones left ({len(ids)} recordings)."))
+            self._emit(Note("Another session is handing over what earlier ones left."))
             return ()
-        stack.callback(lock.release)
-        self._emit(Pending(ids, self._resume.is_set()))
+        self._release = lock.release
+        ids = tuple(await asyncio.to_thread(journal.pending))  # again: another may just have handed them over
+        if ids:
+            self._emit(Pending(ids, True))
+        parts.resumed += len(ids)
         return ids
 
     @asynccontextmanager
@@ -173,17 +198,19 @@ class Session:
         sender = forwarding.Sender(
             settings.forward, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
         )
+        resuming = self._pending and self._resume.is_set()
+        first = journal.these(await self._take_pending(journal, parts)) if resuming else ()
         async with sender:
             forwarder = parts.forwarder = forwarding.Forwarder(
                 parts.writer,
                 sender,
                 concurrency=settings.concurrency,
-                first=journal.these(self._take_pending(parts)) if self._resume.is_set() else (),
+                first=first,
                 on_trouble=lambda message: self._emit(Trouble(message)),
                 on_note=lambda message: self._emit(Note(message)),
             )
             task = asyncio.create_task(forwarder.run())
-            later = asyncio.create_task(self._hand_over_when_asked(parts, journal, forwarder))
+            later = asyncio.create_task(self._hand_over_when_asked(parts, journal, forwarder, resuming))
             try:
                 yield task
             finally:
@@ -198,23 +225,19 @@ class Session:
                 await asyncio.gather(settled, later, task, return_exceptions=True)
 
     async def _hand_over_when_asked(
-        self, parts: _Parts, journal: Journal, forwarder: forwarding.Forwarder
+        self, parts: _Parts, journal: Journal, forwarder: forwarding.Forwarder, done: bool
     ) -> None:
         await self._resume.wait()
-        await forwarder.hand_over(journal.these(self._take_pending(parts)))
-
-    def _take_pending(self, parts: _Parts) -> tuple[str, ...]:
-        taken, self._pending = self._pending, ()
-        parts.resumed += len(taken)
-        return taken
+        if self._pending and not done:
+            await forwarder.hand_over(journal.these(await self._take_pending(journal, parts)))
 
     @asynccontextmanager
     async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
         """Emit what reaches the journal, as it stands there, to the last record."""
-        tail = Tail(writer.directory, writer.session)
+        tail = Tail(writer.directory, writer.session, keep_open=True)
 
         async def watch() -> None:
-            async for record in follow(writer, tail):
+            async for record in follow(writer, tail, self._room):
                 self._tell(record)
 
         task = asyncio.create_task(watch())
@@ -223,19 +246,40 @@ class Session:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            for record in rest(writer, tail):
-                self._tell(record)
+            await self._tell_the_rest(writer, tail)
 
-    def _tell(self, record: Record) -> None:
+    async def _tell_the_rest(self, writer: JournalWriter, tail: Tail) -> None:
+        """Emit what is left as long as there is room for it soon, and count it in any case."""
+        end = asyncio.get_running_loop().time() + _SHOW_SECONDS
+        hidden = 0
+        for record in rest(writer, tail):
+            if not hidden:
+                try:
+                    async with asyncio.timeout_at(end):
+                        await self._room()
+                except TimeoutError:
+                    hidden = 1
+            hidden += bool(hidden)
+            self._tell(record, shown=not hidden)
+        tail.close()
+        if hidden:
+            self._emit(Trouble(f"{hidden - 1} recordings and attempts are in the journal and were not shown."))
+
+    def _tell(self, record: Record, shown: bool = True) -> None:
+        happening: Happening
         if isinstance(record, Recording):
             self._recorded += 1
-            self._emit(Recorded(record))
+            happening = Recorded(record)
         elif isinstance(record, Attempt):
             if record.ok:
                 self._answered += 1
             elif record.delivered:
                 self._failed += 1
-            self._emit(Attempted(record))
+            happening = Attempted(record)
+        else:
+            return
+        if shown:
+            self._emit(happening)
 
     async def _close_journal(self, parts: _Parts) -> None:
         try:

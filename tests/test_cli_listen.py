@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pty
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from programs import Program, Programs, free_port, wait_until
-from raw_server import RawServer, Request, answer_with, exchange
+from programs import DEADLINE, Program, Programs, free_port, wait_until
+from raw_server import RawServer, Request, answer_with, deliver, exchange
 
 from b24tunnel import Journal
 from b24tunnel.portal import Portal, State
@@ -266,3 +270,78 @@ def test_a_full_output_is_one_sentence(programs: Programs) -> None:
 @pytest.mark.parametrize("option", ["--timeout", "--port", "--concurrency", "--max-body"])
 def test_a_number_that_is_none_is_refused(programs: Programs, option: str) -> None:
     assert programs.run("listen", "--no-bind", option, "nan").process.returncode == 2
+
+
+def test_a_reader_that_stops_reading_holds_up_neither_acknowledgements_nor_the_end(programs: Programs) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "b24tunnel", "listen", "--no-bind", "--output", "json"],
+        cwd=programs.directory,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as listen:
+        try:
+            assert listen.stdout is not None
+            url = json.loads(listen.stdout.readline())["handler_url"]
+            # Many times what a pipe holds, and nobody reads it.
+            body = b"event=ONCRMDEALADD&data[TITLE]=" + b"x" * 2000
+            for _ in range(1500):
+                assert deliver(url, body).status == 200
+            listen.send_signal(signal.SIGINT)
+            assert listen.wait(DEADLINE) == 0
+        finally:
+            listen.kill()
+    assert len(Journal.open(programs.directory / "recordings").last(2000)) == 1500
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_under_a_supervisor_that_closes_its_streams_it_runs_and_ends(programs: Programs, closed: str) -> None:
+    command = f'exec "$0" -m b24tunnel listen --no-bind {closed}'
+    listen = programs.start("sh", "-c", command, sys.executable)
+    wait_until(lambda: list(programs.directory.glob("recordings/journal/session-*")), "the session has begun")
+    wait_until(lambda: _listens(listen.process.pid), "it listens")
+    assert listen.stop() == 0, str(listen)
+    assert "Traceback" not in str(listen)
+
+
+def _listens(pid: int) -> bool:
+    """Whether the process has a listening socket of its own."""
+    own = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[3] == "0A" and f"socket:[{row[9]}]" in own for row in rows)
+
+
+def test_a_session_that_only_tells_of_what_was_left_leaves_it_to_the_one_that_hands_it_over(
+    programs: Programs,
+) -> None:
+    _leave_one_pending(programs)
+    with RawServer() as handler:
+        tells = programs.b24tunnel("listen", "--no-bind", "--forward", handler.url, "--output", "json")
+        assert tells.next_json("pending")["resumed"] is False
+        tells.next_json("ready")
+        resumes = programs.b24tunnel(
+            "listen", "--no-bind", "--forward", handler.url, "--resume", "--output", "json"
+        )
+        assert resumes.next_json("pending")["resumed"] is True
+        handler.wait_for(1)
+        assert resumes.stop() == 0
+        assert tells.stop() == 0
+    assert len(handler.requests) == 1
+
+
+def test_idle_connections_neither_end_it_nor_make_tracebacks(programs: Programs) -> None:
+    command = 'ulimit -n 200; exec "$0" -m b24tunnel listen --no-bind --output json --forward http://127.0.0.1:9/x'
+    listen = programs.start("sh", "-c", command, sys.executable)
+    url = listen.next_json("ready")["handler_url"]
+    address = urlsplit(url)
+    with contextlib.ExitStack() as idle:
+        early = idle.enter_context(socket.create_connection((address.hostname, address.port), 10))
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                idle.enter_context(socket.create_connection((address.hostname, address.port), 10))
+        # One that was there before still delivers.
+        early.sendall(REQUEST % address.path.encode())
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
+        listen.next_json("recorded")
+    assert deliver(url, b"event=ONCRMDEALADD").status == 200
+    assert listen.stop() == 0
+    assert "Traceback" not in str(listen)

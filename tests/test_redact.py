@@ -1,5 +1,6 @@
 """No secret is shown: not under its name, not where a handler repeats it, in whatever spelling."""
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -232,6 +233,16 @@ class TestWhatIsNoForm:
             "Array\n(\n    [access_token] => %s\n    [expires] => 1\n)",
             "array (\n  'application_token' => '%s',\n)",
             "{'access_token': '%s', 'ID': '7'}",
+            '["access_token"]=>\n  string(17) "%s"',
+            's:12:"access_token";s:17:"%s";',
+            "&quot;access_token&quot;:&quot;%s&quot;",
+            "<td>access_token</td><td>%s</td>",
+            "<access_token>%s</access_token>",
+            '{\\"access_token\\":\\"%s\\"}',
+            "https://h/?auth=%s&a=1",
+            "https://p/rest/1/%s/crm.deal.get",
+            "Authorization: Bearer %s",
+            "auth%%255Baccess_token%%255D=%s",
             "event=A&auth%%5Baccess_token%%5D=%s&ID=7",
             "event=A&auth[access_token]=%s&ID=7",
         ],
@@ -264,3 +275,15 @@ class TestWhatIsNoForm:
         assert shown_url(f"http://me:{SHOWN}@h:8000/p?api_key={SHOWN}&a=1") == (
             f"http://{MASK}@h:8000/p?api_key={MASK}&a=1"
         )
+
+    @pytest.mark.parametrize("before", ["", "a", "ab", "event=A&auth[access_token]="])
+    @pytest.mark.parametrize("after", ["", "&", "&ID=7"])
+    def test_a_known_secret_is_masked_in_base64_too(self, before: str, after: str) -> None:
+        answer = base64.b64encode(f"{before}{SHOWN}{after}".encode()).decode()
+        assert MASK in Masker([SHOWN]).text(answer)
+
+    def test_a_known_secret_is_masked_in_other_letters_and_where_an_answer_was_cut(self) -> None:
+        masker = Masker([SHOWN])
+        assert masker.text(SHOWN.upper()) == MASK
+        assert masker.cut_text(f"got {SHOWN[:-1]}") == f"got {MASK}"
+        assert masker.cut_text("got nothing") == "got nothing"

@@ -177,7 +177,7 @@ class TestRecording:
     async def test_what_nobody_has_told_yet_is_told_at_the_end(
         self, place: Place, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def never(writer: Any, tail: Any) -> AsyncIterator[Any]:
+        async def never(*arguments: Any) -> AsyncIterator[Any]:
             await asyncio.Event().wait()
             yield
 
@@ -368,7 +368,7 @@ class TestWhatGoesWrong:
     async def test_a_part_that_fails_ends_it_with_one_sentence(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def broken(writer: Any, tail: Any) -> AsyncIterator[Any]:
+        async def broken(*arguments: Any) -> AsyncIterator[Any]:
             raise RuntimeError("a bug")
             yield
 

@@ -41,6 +41,9 @@ class _Commands(click.Group):
         except UserError as error:
             _show(error)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _show("interrupted.")
+            ctx.exit(130)
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has gone, which is no failure: click ends quietly
                 raise

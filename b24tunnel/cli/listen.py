@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from b24tunnel.happenings import Happening
     from b24tunnel.portal import Portal, State
+
+_LAST_LINES_SECONDS = 1.0
 
 
 @click.command(
@@ -75,6 +77,7 @@ def listen_command(
     """
     from b24tunnel.bound import CLEAN_UP_COMMAND
     from b24tunnel.catalogue.bindable import bindable_codes
+    from b24tunnel.cli.printing import Printer
     from b24tunnel.cli.render import renderer
     from b24tunnel.happenings import Note, Pending, Ready, Trouble
     from b24tunnel.portal import State
@@ -105,38 +108,47 @@ def listen_command(
     asks = sys.stdin.isatty() and sys.stdout.isatty() and output in (None, "rich", "plain") and os.name == "posix"
 
     async def listen(stop: asyncio.Event) -> None:
-        session: Session
-        gone: OSError | None = None
+        failure: OSError | None = None
         left = 0
 
-        def emit(happening: Happening) -> None:
-            # Nobody reads any more (a closed pipe or terminal): the session still ends in order.
-            nonlocal gone, left
-            if gone is not None:
-                if isinstance(happening, Trouble):  # standard error may still be read
-                    with suppress(OSError):
-                        click.echo(happening.message, err=True)
-                return
-            try:
-                if asks and isinstance(happening, Pending) and not happening.resumed:
-                    left = len(happening.recordings)
-                    return
-                show(happening)
-                if left and isinstance(happening, Ready):
-                    # Only now, so that nothing is missed while the question waits for its answer.
-                    _ask(
-                        f"{counted(left, 'recording')} of earlier sessions never reached your handler. "
-                        "Hand over now?",
-                        session.resume,
-                    )
-            except OSError as error:
-                gone = error
-                stop.set()
+        def failed(error: OSError) -> None:
+            # Nobody reads any more (a closed pipe or terminal), or the disk is full: the session ends in order.
+            nonlocal failure
+            failure = error
+            stop.set()
 
-        session = Session(settings, emit)
-        await session.run(stop)
-        if gone is not None and gone.errno not in (errno.EPIPE, errno.EIO):
-            raise gone
+        def emit(happening: Happening) -> None:
+            nonlocal left
+            if failure is not None:
+                if isinstance(happening, Trouble):  # standard error may still be read
+                    printer.put(partial(click.echo, happening.message, err=True))
+                return
+            if asks and isinstance(happening, Pending) and not happening.resumed:
+                left = len(happening.recordings)
+                return
+            printer.put(partial(show, happening))
+            if left and isinstance(happening, Ready):
+                # Only now, so that nothing is missed while the question waits for its answer.
+                question = (
+                    f"{counted(left, 'recording')} of earlier sessions never reached your handler. Hand over now?"
+                )
+                printer.put(partial(click.echo, f"{question} [y/N] ", nl=False))
+                _answer_from_terminal(session.resume)
+
+        printer = Printer(failed)
+        session = Session(settings, emit, printer.room)
+        code = 0
+        try:
+            await session.run(stop)
+        except BaseException:
+            code = 3
+            raise
+        finally:
+            if not printer.close(_LAST_LINES_SECONDS):
+                # Whoever reads our output has stopped reading without closing it: leave, all else is done.
+                os._exit(code)
+        if failure is not None and failure.errno not in (errno.EPIPE, errno.EIO):
+            raise failure
 
     run_until_stopped(listen, f"Left at once. Remove what is still bound with: {CLEAN_UP_COMMAND}")
 
@@ -162,12 +174,11 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
     return chosen
 
 
-def _ask(question: str, on_yes: Callable[[], None]) -> None:
-    """Ask on the terminal while the session goes on; whatever is not yes means no."""
+def _answer_from_terminal(on_yes: Callable[[], None]) -> None:
+    """Take the next line that is typed, while the session goes on; whatever is not yes means no."""
     import asyncio
 
     loop = asyncio.get_running_loop()
-    click.echo(f"{question} [y/N] ", nl=False)
 
     def answered() -> None:
         loop.remove_reader(sys.stdin.fileno())

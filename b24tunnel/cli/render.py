@@ -79,12 +79,12 @@ def attempt_json(attempt: Attempt, masker: Masker | None) -> dict[str, Any]:
 
 
 def _masked_answer(attempt: Attempt, masker: Masker) -> dict[str, Any]:
-    """A handler's answer without secrets; one that is no text, or compressed, cannot be looked through."""
+    """A handler's answer without secrets; one that is compressed cannot be looked through."""
     encoded = any(name.lower() == "content-encoding" for name, _ in attempt.headers)
-    text = (
-        f"({len(attempt.body)} bytes, compressed)" if encoded else attempt.body.decode("utf-8", "backslashreplace")
-    )
-    return {"body": masker.text(text)}
+    if encoded or attempt.body.startswith(b"\x1f\x8b"):
+        return {"body": f"({len(attempt.body)} bytes, compressed)"}
+    text = attempt.body.decode("utf-8", "backslashreplace")
+    return {"body": masker.cut_text(text) if attempt.truncated else masker.text(text)}
 
 
 def recording_json(recording: Recording, masker: Masker | None) -> dict[str, Any]:

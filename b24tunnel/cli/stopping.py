@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 
 def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_second_signal: str) -> None:
@@ -21,12 +23,11 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
 
         def on_signal() -> None:
             if stop.is_set():
-                sys.stderr.write(at_second_signal + "\n")
-                sys.stderr.flush()
+                _say(at_second_signal)
                 os._exit(130)
-            if sys.stderr.isatty():
-                sys.stderr.write("\n")  # the terminal has just shown ^C
             stop.set()
+            if sys.stderr.isatty():
+                _say("")  # the terminal has just shown ^C
 
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
@@ -36,6 +37,27 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
                 loop.add_signal_handler(number, on_signal)
             except NotImplementedError:  # Windows: its loop cannot, so the signal is handed over to it
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+        loop.set_exception_handler(_tell_once(set()))
         await main(stop)
 
     asyncio.run(run())
+
+
+def _tell_once(told: set[str]) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """What the event loop itself cannot do, such as taking a connection, in one sentence and once."""
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failure = context.get("exception")
+        reason = getattr(failure, "strerror", None) or type(failure).__name__
+        sentence = f"Trouble: {context['message']} ({reason})."
+        if sentence not in told and len(told) < 100:
+            told.add(sentence)
+            _say(sentence)
+
+    return tell
+
+
+def _say(text: str) -> None:
+    """To standard error, where that can be written at all."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, text.encode("utf-8", "replace") + b"\n")

@@ -175,7 +175,9 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise JournalUnreadable(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+        crowded = error.errno in (errno.EMFILE, errno.ENFILE)
+        advice = "close other programs or raise the limit of open files" if crowded else "check its permissions"
+        raise JournalUnreadable(f"Cannot read {path} ({error.strerror}): {advice}.") from error
 
 
 def _torn_from(file: BinaryIO) -> int | None:

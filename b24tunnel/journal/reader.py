@@ -141,7 +141,7 @@ class Journal:
                 start is not None
                 and start.forward is not None
                 and not self._ended_with_nothing_pending(own[-1])
-                and not files.is_being_written(own[-1].path)
+                and not self._is_live(own[-1])
             )
             if not (listening or open_ids):
                 continue
@@ -151,6 +151,12 @@ class Journal:
                 elif listening and isinstance(record, Recording):
                     open_ids[record.id] = None
         return list(open_ids)
+
+    def _is_live(self, last: Segment) -> bool:
+        """Whether a process writes this session, also where it has gone on to a new segment meanwhile."""
+        if files.is_being_written(last.path):
+            return True
+        return files.segments(self.directory, last.session)[-1:] != [last]
 
     def _start(self, segment: Segment) -> SessionStart | None:
         record = next(self._records([segment]), None)

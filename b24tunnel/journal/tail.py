@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from b24tunnel.journal import files
 from b24tunnel.journal.writer import JournalWriter, Position
@@ -13,6 +15,7 @@ from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, fr
 
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.2
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 # So that a busy session neither hides the others nor the signal to stop.
 _LINES_A_ROUND = 1000
 
@@ -20,11 +23,23 @@ _LINES_A_ROUND = 1000
 class Tail:
     """Reads the complete lines of one session from a position on; memory is that of one chunk or one line."""
 
-    def __init__(self, directory: Path, session: int, position: Position | None = None) -> None:
+    def __init__(
+        self, directory: Path, session: int, position: Position | None = None, *, keep_open: bool = False
+    ) -> None:
+        """``keep_open``: hold the file between reads, so that reading on needs no descriptor, until `close`."""
         self.session = session
         self.position = position or Position(1, 0)
         self._directory = directory
         self._ahead: deque[bytes] = deque()
+        self._keep_open = keep_open
+        self._file: BinaryIO | None = None
+        self._open_segment = 0
+
+    def close(self) -> None:
+        """Close the file that is held, if any."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def next(self, limit: Position | None = None) -> bytes | None:
         """The next line, or None when there is no more now; ``position`` is then behind it.
@@ -60,13 +75,23 @@ class Tail:
         path = files.segment_path(self._directory, self.session, self.position.segment)
         bound = limit.offset if limit is not None and limit.segment == self.position.segment else None
         data = b""
-        with files.reading(path), path.open("rb") as file:
+        with files.reading(path):
+            file = self._opened(path)
             file.seek(self.position.offset)
             room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
             data = file.read(room)
             if data and not data.endswith(b"\n"):
                 data = _whole_lines(data, file.readline())
+        if not self._keep_open:
+            self.close()
         return [line + b"\n" for line in data[:-1].split(b"\n")] if data else []
+
+    def _opened(self, path: Path) -> BinaryIO:
+        if self._file is None or self._open_segment != self.position.segment:
+            self.close()
+            self._file = path.open("rb")
+            self._open_segment = self.position.segment
+        return self._file
 
 
 def _whole_lines(data: bytes, rest: bytes) -> bytes:
@@ -76,18 +101,35 @@ def _whole_lines(data: bytes, rest: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-async def follow(writer: JournalWriter, tail: Tail | None = None) -> AsyncIterator[Record]:
+async def _at_once() -> None:
+    """For whoever takes records as fast as they come."""
+
+
+async def follow(
+    writer: JournalWriter, tail: Tail | None = None, room: Callable[[], Awaitable[None]] = _at_once
+) -> AsyncIterator[Record]:
     """The records of a running session as they reach the disk, from its beginning or where ``tail`` stands.
 
     For the process that writes the session. It never ends by itself. Cancelled, it has lost nothing: ``tail``
-    stands behind the last record that was given out.
+    stands behind the last record that was given out. ``room`` is awaited before each record is taken.
     """
-    tail = tail or Tail(writer.directory, writer.session)
-    while True:
-        changed = writer.changed()
-        for record in rest(writer, tail):
-            yield record
-        await changed.wait()
+    tail = tail or Tail(writer.directory, writer.session, keep_open=True)
+    try:
+        while True:
+            changed = writer.changed()
+            try:
+                await room()
+                while (line := tail.next(writer.synced)) is not None:
+                    yield from_line(line)
+                    await room()
+            except files.JournalUnreadable as error:
+                if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _TOO_MANY_OPEN):
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)  # others' connections hold the descriptors; they end
+                continue
+            await changed.wait()
+    finally:
+        tail.close()
 
 
 def rest(writer: JournalWriter, tail: Tail) -> Iterator[Record]:

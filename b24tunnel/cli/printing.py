@@ -1,0 +1,60 @@
+"""Printing beside the event loop: a reader who is slow, or has stopped reading, holds nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+
+_MOST_WAITING = 1000
+
+
+class Printer:
+    """Calls what it is given one after the other in a thread of its own, for printing.
+
+    Use it from one event loop. ``on_failure`` is called there, once, when the output cannot be written to.
+    """
+
+    def __init__(self, on_failure: Callable[[OSError], None]) -> None:
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._thread = threading.Thread(target=self._work, name="printer", daemon=True)
+        self._thread.start()
+
+    def put(self, print_it: Callable[[], None]) -> None:
+        """Print when what came before is printed. Await `room` before, where much may come."""
+        self._waiting.put(print_it)
+        if self._waiting.qsize() >= _MOST_WAITING:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Return when little enough waits to be printed."""
+        await self._room.wait()
+
+    def close(self, seconds: float) -> bool:
+        """Print the rest, for at most ``seconds``; whether all of it is printed."""
+        self._waiting.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        failed = False
+        while (print_it := self._waiting.get()) is not None:
+            try:
+                print_it()
+            except OSError as error:
+                if not failed:
+                    failed = True
+                    self._in_loop(lambda error=error: self._on_failure(error))  # type: ignore[misc]
+            if self._waiting.qsize() < _MOST_WAITING // 2:
+                self._in_loop(self._room.set)
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return  # the loop has ended, and with it whoever would want to know
