@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from b24tunnel.happenings import Happening
     from b24tunnel.portal import Portal, State
 
-_LAST_LINES_SECONDS = 1.0
-
 
 @click.command(
     "listen",
@@ -144,9 +142,7 @@ def listen_command(
             code = 3
             raise
         finally:
-            if not printer.close(_LAST_LINES_SECONDS):
-                # Whoever reads our output has stopped reading without closing it: leave, all else is done.
-                os._exit(code)
+            printer.finish(code)
         if failure is not None and failure.errno not in (errno.EPIPE, errno.EIO):
             raise failure
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable
 
-_MOST_WAITING = 1000
+_MOST_WAITING = 200
+_LAST_LINES_SECONDS = 1.0
 
 
 class Printer:
@@ -35,11 +37,17 @@ class Printer:
         """Return when little enough waits to be printed."""
         await self._room.wait()
 
-    def close(self, seconds: float) -> bool:
-        """Print the rest, for at most ``seconds``; whether all of it is printed."""
+    @property
+    def has_room(self) -> bool:
+        """Whether little enough waits to be printed, for lines that may also be left out."""
+        return self._room.is_set()
+
+    def finish(self, exit_code: int) -> None:
+        """Print the rest. Whoever stopped reading without closing is not waited for: the process ends."""
         self._waiting.put(None)
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        self._thread.join(_LAST_LINES_SECONDS)
+        if self._thread.is_alive():
+            os._exit(exit_code)
 
     def _work(self) -> None:
         failed = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,11 +142,12 @@ def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
     """Print recordings and attempts as they come, also those of a 'listen' in another terminal."""
     import asyncio
 
+    from b24tunnel.cli.printing import Printer
     from b24tunnel.cli.render import attempt_json, recording_json, renderer
     from b24tunnel.cli.stopping import run_until_stopped
     from b24tunnel.happenings import Attempted, Recorded
     from b24tunnel.journal import follow_directory
-    from b24tunnel.recording import Recording
+    from b24tunnel.recording import Attempt, Recording
     from b24tunnel.redact import Masker
 
     journal = open_journal(recordings)
@@ -152,32 +155,43 @@ def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
     # Secrets of recent recordings, for masking them in what handlers answer to them.
     maskers: dict[str, Masker] = {}
 
-    async def print_as_they_come() -> None:
-        async for record in follow_directory(journal.directory):
-            if isinstance(record, Recording):
-                maskers[record.id] = Masker.of(record)
-                if len(maskers) > 1000:
-                    del maskers[next(iter(maskers))]
-                if as_json:
-                    print_json(recording_json(record, None if reveal else maskers[record.id]))
-                else:
-                    show(Recorded(record))
-            elif as_json:
-                masker = maskers.get(record.recording) or _masker_of(journal, record.recording)
-                print_json(attempt_json(record, None if reveal else masker))
-            else:
-                show(Attempted(record))
+    def line_of(record: Recording | Attempt) -> Callable[[], None]:
+        """What prints a record, made at once: only its text waits for the reader."""
+        if isinstance(record, Recording):
+            masker = maskers[record.id] = Masker.of(record)
+            if len(maskers) > 1000:
+                del maskers[next(iter(maskers))]
+            if as_json:
+                return partial(print_json, recording_json(record, None if reveal else masker))
+            return partial(show, Recorded(record))
+        if as_json:
+            masker = maskers.get(record.recording) or _masker_of(journal, record.recording)
+            return partial(print_json, attempt_json(record, None if reveal else masker))
+        return partial(show, Attempted(record))
 
     async def follow(stop: asyncio.Event) -> None:
+        failures: list[OSError] = []
+
+        def failed(error: OSError) -> None:
+            failures.append(error)
+            stop.set()
+
+        async def print_as_they_come() -> None:
+            async for record in follow_directory(journal.directory):
+                await printer.room()
+                printer.put(line_of(record))
+
+        printer = Printer(failed)
         printing = asyncio.create_task(print_as_they_come())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((printing, stopping), return_when=asyncio.FIRST_COMPLETED)
         for task in (printing, stopping):
             task.cancel()
         results = await asyncio.gather(printing, stopping, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        printer.finish(0)
+        for failure in (*failures, *results):
+            if isinstance(failure, Exception):
+                raise failure
 
     run_until_stopped(follow, "Left at once.")
 

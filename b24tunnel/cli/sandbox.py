@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -37,6 +38,7 @@ def sandbox_command(context: click.Context, port: int, delay: float, name: str, 
     """
     if context.invoked_subcommand is not None:
         return
+    from b24tunnel.cli.printing import Printer
     from b24tunnel.portal import State
     from b24tunnel.registered import registered
     from b24tunnel.sandbox import Delivery, Sandbox
@@ -46,24 +48,28 @@ def sandbox_command(context: click.Context, port: int, delay: float, name: str, 
     async def serve(stop: asyncio.Event) -> None:
         def tell(delivery: Delivery) -> None:
             made = delivery.status if delivery.error is None else delivery.error
-            try:
-                click.echo(visible(f"delivered {delivery.code} to {delivery.url.partition('?')[0]}: {made}"))
-            except OSError:  # nobody reads any more: a closed pipe or terminal
-                stop.set()
+            line = visible(f"delivered {delivery.code} to {delivery.url.partition('?')[0]}: {made}")
+            if printer.has_room:  # a reader who has stopped reading does not hold up the portal
+                printer.put(partial(click.echo, line))
 
+        printer = Printer(lambda error: stop.set())
         async with Sandbox(port=port, delay=delay, on_delivery=None if as_json else tell) as sandbox:
             with registered(sandbox, name, state):
                 if as_json:
-                    print_json(sandbox.credentials.as_dict())
+                    printer.put(partial(print_json, sandbox.credentials.as_dict()))
                 else:
                     named = "" if name == "sandbox" else f" --name {name}"
-                    click.echo(
-                        f"Simulated portal at {sandbox.url}, known as {name!r} while it runs (Ctrl-C ends it)."
+                    printer.put(
+                        partial(
+                            click.echo,
+                            f"Simulated portal at {sandbox.url}, known as {name!r} until Ctrl-C ends it.\n"
+                            "In other terminals:\n"
+                            f"  b24tunnel listen ONCRMDEALADD ONCRMDEALUPDATE --portal {name}\n"
+                            f"  b24tunnel sandbox call{named} crm.deal.add 'fields[TITLE]=First'",
+                        )
                     )
-                    click.echo("In other terminals:")
-                    click.echo(f"  b24tunnel listen ONCRMDEALADD ONCRMDEALUPDATE --portal {name}")
-                    click.echo(f"  b24tunnel sandbox call{named} crm.deal.add 'fields[TITLE]=First'")
                 await stop.wait()
+        printer.finish(0)
 
     run_until_stopped(serve, "Left at once.")
 
