@@ -89,18 +89,19 @@ def call(method: str, params: tuple[str, ...], name: str) -> None:
     app.info, profile, scope, method.get, feature.get, batch.
     """
     import asyncio
+    from urllib.parse import quote_plus
 
     from b24tunnel import form
     from b24tunnel.errors import WrongUsage
     from b24tunnel.portal import RestClient, State
 
-    fields = {}
+    pairs = []
     for param in params:
-        key, equals, value = param.partition("=")
-        if not (key and equals):
+        name_and_value = param.partition("=")
+        if not (name_and_value[0] and name_and_value[1]):
             raise WrongUsage(f"{param!r} is no parameter: write NAME=VALUE, such as 'fields[TITLE]=First'.")
-        fields[key] = value
-    parsed = form.parse("&".join(f"{_quoted(key)}={_quoted(value)}" for key, value in fields.items()).encode())
+        pairs.append("=".join(quote_plus(part, errors="surrogateescape") for part in name_and_value[::2]))
+    parsed = form.parse("&".join(pairs).encode())
     state = State.open()
 
     async def run() -> object:
@@ -108,9 +109,3 @@ def call(method: str, params: tuple[str, ...], name: str) -> None:
             return await client.call(method, parsed if isinstance(parsed, dict) else {})
 
     print_json(asyncio.run(run()))
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote_plus
-
-    return quote_plus(text, errors="surrogateescape")
