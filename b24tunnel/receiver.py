@@ -59,7 +59,7 @@ class Receiver:
         self._portal = portal
         self._application_token = application_token
         self._on_trouble = on_trouble
-        self._most_connections = _most_connections()
+        self._most_connections = 0
         # Connections that have sent no request yet, and when they are ended.
         self._silent: dict[Any, asyncio.TimerHandle] = {}
         self._server: asyncio.Server | None = None
@@ -68,6 +68,7 @@ class Receiver:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen, and return the port; raises `OutsideFailure` when the address is taken or not ours."""
         loop = asyncio.get_running_loop()
+        self._most_connections = _most_connections()
         # No decompression: a recording holds the bytes as they came.
         self._protocols = web.Server(
             self._answer,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import filelock
 
 from b24tunnel import forward as forwarding
 from b24tunnel.bound import Bound
@@ -18,6 +17,7 @@ from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest
 from b24tunnel.portal import Portal, State
+from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
 from b24tunnel.tunnel import Tunnel
@@ -74,7 +74,8 @@ class Session:
         self._ready = False
         self._bound: Bound | None = None
         self._pending = False
-        self._release: Callable[[], None] = lambda: None
+        self._resumed = 0
+        self._forwarder: forwarding.Forwarder | None = None
         self._resume = asyncio.Event()
         if settings.resume:
             self._resume.set()
@@ -116,14 +117,14 @@ class Session:
             forwarding.check_handler_url(settings.forward)
         journal = Journal.open(settings.recordings)
         for torn in journal.torn:
-            self._emit(Trouble(f"{str(torn)[0].upper()}{str(torn)[1:]}."))
+            self._emit(Trouble(str(torn)))
+        handing_over = FileLock(journal.directory / "resume.lock")
         async with AsyncExitStack() as stack:
-            stack.callback(lambda: self._release())
+            stack.callback(handing_over.release)
             await self._find_pending(journal)
             writer = JournalWriter(settings.recordings, forward=settings.forward)
-            parts = _Parts(writer)
-            stack.push_async_callback(self._close_journal, parts)
-            receiver = parts.receiver = Receiver(
+            stack.push_async_callback(self._close_journal, writer)
+            receiver = Receiver(
                 writer,
                 handler_segment(settings.recordings),
                 max_body=settings.max_body,
@@ -138,7 +139,8 @@ class Session:
             handler_url = await settings.tunnel.open(port) + receiver.path
             running = [await stack.enter_async_context(self._watching(writer))]
             if settings.forward is not None:
-                running.append(await stack.enter_async_context(self._forwarding(parts, journal)))
+                forwarding_it = self._forwarding(settings.forward, writer, receiver, journal, handing_over)
+                running.append(await stack.enter_async_context(forwarding_it))
             if settings.portal is not None and settings.bind:
                 self._bound = Bound(settings.portal, settings.state or State.open(), self._emit)
                 await stack.enter_async_context(self._bound.to(handler_url, settings.events))
@@ -162,7 +164,7 @@ class Session:
                 recorded=self._recorded,
                 answered=self._answered,
                 failed=self._failed,
-                pending=parts.pending(self._recorded),
+                pending=self._still_pending(),
                 refused=receiver.refused,
             )
         )
@@ -176,33 +178,33 @@ class Session:
             if not self._resume.is_set():
                 self._emit(Pending(tuple(ids), False))
 
-    async def _take_pending(self, journal: Journal, parts: _Parts) -> tuple[str, ...]:
-        """What is to be handed over now; one session at a time does, until it ends."""
-        lock = filelock.FileLock(journal.directory / "resume.lock", mode=0o600, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
+    async def _take_pending(self, journal: Journal, handing_over: FileLock) -> tuple[str, ...]:
+        """What is to be handed over now, once; one session at a time does, until it ends."""
+        if not self._pending:
+            return ()
+        self._pending = False
+        if not handing_over.try_acquire():
             self._emit(Note("Another session is handing over what earlier ones left."))
             return ()
-        self._release = lock.release
         ids = tuple(await asyncio.to_thread(journal.pending))  # again: another may just have handed them over
         if ids:
             self._emit(Pending(ids, True))
-        parts.resumed += len(ids)
+        self._resumed = len(ids)
         return ids
 
     @asynccontextmanager
-    async def _forwarding(self, parts: _Parts, journal: Journal) -> AsyncIterator[asyncio.Task[None]]:
+    async def _forwarding(
+        self, url: str, writer: JournalWriter, receiver: Receiver, journal: Journal, handing_over: FileLock
+    ) -> AsyncIterator[asyncio.Task[None]]:
         settings = self._settings
-        assert settings.forward is not None
-        sender = forwarding.Sender(
-            settings.forward, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
-        )
-        resuming = self._pending and self._resume.is_set()
-        first = journal.these(await self._take_pending(journal, parts)) if resuming else ()
-        async with sender:
-            forwarder = parts.forwarder = forwarding.Forwarder(
-                parts.writer,
+        first: Iterable[Recording] = ()
+        if self._resume.is_set():
+            first = journal.these(await self._take_pending(journal, handing_over))
+        async with forwarding.Sender(
+            url, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
+        ) as sender:
+            forwarder = self._forwarder = forwarding.Forwarder(
+                writer,
                 sender,
                 concurrency=settings.concurrency,
                 first=first,
@@ -210,26 +212,23 @@ class Session:
                 on_note=lambda message: self._emit(Note(message)),
             )
             task = asyncio.create_task(forwarder.run())
-            later = asyncio.create_task(self._hand_over_when_asked(parts, journal, forwarder, resuming))
+            later = asyncio.create_task(self._hand_over_when_asked(journal, handing_over, forwarder))
             try:
                 yield task
             finally:
                 # Those who answer at once still get theirs; a handler that is slow or away waits for next time.
-                assert parts.receiver is not None
-                await parts.receiver.stop()
-                expected = parts.receiver.recorded + parts.resumed
-                settled = asyncio.create_task(forwarder.settled_at_least(expected))
+                await receiver.stop()
+                settled = asyncio.create_task(forwarder.settled_at_least(receiver.recorded + self._resumed))
                 await asyncio.wait((settled, task), timeout=_SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for ending in (settled, later, task):
                     ending.cancel()
                 await asyncio.gather(settled, later, task, return_exceptions=True)
 
     async def _hand_over_when_asked(
-        self, parts: _Parts, journal: Journal, forwarder: forwarding.Forwarder, done: bool
+        self, journal: Journal, handing_over: FileLock, forwarder: forwarding.Forwarder
     ) -> None:
         await self._resume.wait()
-        if self._pending and not done:
-            await forwarder.hand_over(journal.these(await self._take_pending(journal, parts)))
+        await forwarder.hand_over(journal.these(await self._take_pending(journal, handing_over)))
 
     @asynccontextmanager
     async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
@@ -250,20 +249,19 @@ class Session:
 
     async def _tell_the_rest(self, writer: JournalWriter, tail: Tail) -> None:
         """Emit what is left as long as there is room for it soon, and count it in any case."""
-        end = asyncio.get_running_loop().time() + _SHOW_SECONDS
         hidden = 0
-        for record in rest(writer, tail):
-            if not hidden:
-                try:
-                    async with asyncio.timeout_at(end):
-                        await self._room()
-                except TimeoutError:
-                    hidden = 1
-            hidden += bool(hidden)
-            self._tell(record, shown=not hidden)
+        left = rest(writer, tail)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHOW_SECONDS):
+                while (record := next(left, None)) is not None:
+                    self._tell(record)
+                    await self._room()
+        for record in left:
+            self._tell(record, shown=False)
+            hidden += 1
         tail.close()
         if hidden:
-            self._emit(Trouble(f"{hidden - 1} recordings and attempts are in the journal and were not shown."))
+            self._emit(Trouble(f"{hidden} recordings and attempts are in the journal and were not shown."))
 
     def _tell(self, record: Record, shown: bool = True) -> None:
         happening: Happening
@@ -281,27 +279,17 @@ class Session:
         if shown:
             self._emit(happening)
 
-    async def _close_journal(self, parts: _Parts) -> None:
+    def _still_pending(self) -> int:
+        """How many recordings, of this session and the resumed ones, were to be forwarded and are not settled."""
+        if self._forwarder is None:
+            return 0
+        return max(0, self._recorded + self._resumed - self._forwarder.settled)
+
+    async def _close_journal(self, writer: JournalWriter) -> None:
         try:
-            await parts.writer.close(parts.pending(self._recorded))
+            await writer.close(self._still_pending())
         except JournalUnwritable as error:
             self._emit(Trouble(f"The session's last line could not be written. {error}"))
-
-
-class _Parts:
-    """What a session consists of while it runs, for counting at its end."""
-
-    def __init__(self, writer: JournalWriter) -> None:
-        self.writer = writer
-        self.receiver: Receiver | None = None
-        self.forwarder: forwarding.Forwarder | None = None
-        self.resumed = 0
-
-    def pending(self, recorded: int) -> int:
-        """How many of the ``recorded`` and the resumed recordings were to be forwarded and are not settled."""
-        if self.receiver is None or self.forwarder is None:
-            return 0
-        return max(0, recorded + self.resumed - self.forwarder.settled)
 
 
 def check_reachable(settings: Settings) -> None:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from held_disk import Disk
 from programs import Programs
+
+from b24tunnel.journal import writer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,3 +37,12 @@ def programs(tmp_path: Path, home: Path) -> Iterator[Programs]:
     running = Programs(tmp_path)
     yield running
     running.end_all()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """Takes the place of the journal's sync, and lets go of whoever waits for it at the end."""
+    held = Disk()
+    monkeypatch.setattr(writer, "_sync", held.sync)
+    yield held
+    held.gate.set()

@@ -474,7 +474,7 @@ def _python(program: str) -> list[str]:
 
 
 _PREAMBLE = """
-import asyncio, sys, time
+import asyncio, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from b24tunnel.journal import JournalWriter
@@ -506,7 +506,7 @@ async def main():
     with path.open("ab") as file:
         file.write(b'{"v":1,"kind":"recording","id":"1-2",')
     print("done", flush=True)
-    time.sleep(600)
+    signal.pause()
 
 asyncio.run(main())
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_disk import Disk
 
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, rest, writer
 from b24tunnel.recording import Attempt, Recording, SessionEnd, SessionStart, from_line
@@ -64,41 +65,6 @@ def write_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(writer, "_write_all", counting)
     return sizes
-
-
-class Disk:
-    """Takes the place of the sync: it waits while the gate is shut, and fails when told to."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.syncs = 0
-        self.failures: list[OSError] = []
-
-    def sync(self, descriptor: int) -> None:
-        self.entered.set()
-        assert self.gate.wait(DEADLINE)
-        if self.failures:
-            raise self.failures.pop(0)
-        os.fsync(descriptor)
-        self.syncs += 1
-
-    def shut(self) -> None:
-        self.entered.clear()
-        self.gate.clear()
-
-    async def reached(self) -> None:
-        """Return when a sync is under way."""
-        assert await asyncio.to_thread(self.entered.wait, DEADLINE)
-
-
-@pytest.fixture
-async def disk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Disk]:
-    disk = Disk()
-    monkeypatch.setattr(writer, "_sync", disk.sync)
-    yield disk
-    disk.gate.set()
 
 
 @pytest.fixture

@@ -5,19 +5,19 @@ import errno
 import gzip
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from held_disk import Disk
 from programs import Programs, wait_until
 from raw_cases import RAW_CASES, RawCase
 
 from b24tunnel import form, receiver
 from b24tunnel.errors import OutsideFailure
-from b24tunnel.journal import Journal, JournalWriter, writer
+from b24tunnel.journal import Journal, JournalWriter
 from b24tunnel.receiver import Receiver
 from b24tunnel.recording import Recording
 
@@ -31,29 +31,6 @@ class Answer(NamedTuple):
     status: int
     head: bytes
     body: bytes
-
-
-class Disk:
-    """Takes the place of the sync: it waits while the gate is shut, and fails when told to."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.failures: list[OSError] = []
-
-    def sync(self, descriptor: int) -> None:
-        self.entered.set()
-        assert self.gate.wait(DEADLINE)
-        if self.failures:
-            raise self.failures.pop(0)
-
-    def shut(self) -> None:
-        self.entered.clear()
-        self.gate.clear()
-
-    async def reached(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, DEADLINE)
 
 
 class Place:
@@ -98,14 +75,6 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> An
             length = int(value)
     body = b"" if head else await reader.readexactly(length)
     return Answer(int(top.split(b" ")[1]), top, body)
-
-
-@pytest.fixture
-async def disk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Disk]:
-    disk = Disk()
-    monkeypatch.setattr(writer, "_sync", disk.sync)
-    yield disk
-    disk.gate.set()
 
 
 @pytest.fixture

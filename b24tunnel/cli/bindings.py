@@ -15,10 +15,9 @@ def bindings_command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from b24tunnel.portal import State
-    from b24tunnel.portal.process import is_running
 
     rows = [
-        (row.portal, row.event, row.handler, row.state if is_running(row.pid, row.started) else "left behind")
+        (row.portal, row.event, row.handler, "left behind" if row.left_behind else row.state)
         for row in State.open().ledger()
     ]
     if as_json:

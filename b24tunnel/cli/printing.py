@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 
 _MOST_WAITING = 200
 _LAST_LINES_SECONDS = 1.0
@@ -57,7 +58,7 @@ class Printer:
             except OSError as error:
                 if not failed:
                     failed = True
-                    self._in_loop(lambda error=error: self._on_failure(error))  # type: ignore[misc]
+                    self._in_loop(partial(self._on_failure, error))
             if self._waiting.qsize() < _MOST_WAITING // 2:
                 self._in_loop(self._room.set)
 

@@ -17,7 +17,7 @@ from b24tunnel.redact import Masker, shown_url
 Renderer = Callable[[Happening], None]
 
 _SHOWN_FIELDS = 3
-_STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow", "quiet": "bright_black"}
+_STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow"}
 
 
 def renderer(output: str | None) -> Renderer:

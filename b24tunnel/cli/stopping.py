@@ -37,14 +37,15 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
                 loop.add_signal_handler(number, on_signal)
             except NotImplementedError:  # Windows: its loop cannot, so the signal is handed over to it
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
-        loop.set_exception_handler(_tell_once(set()))
+        loop.set_exception_handler(_told_once())
         await main(stop)
 
     asyncio.run(run())
 
 
-def _tell_once(told: set[str]) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """What the event loop itself cannot do, such as taking a connection, in one sentence and once."""
+def _told_once() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Tells what the event loop itself cannot do, such as taking a connection, in one sentence and once."""
+    told: set[str] = set()
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         failure = context.get("exception")

@@ -109,7 +109,7 @@ def open_journal(recordings: Path) -> Journal:
 
     journal = Journal.open(recordings)
     for torn in journal.torn:
-        click.echo(f"Note: {torn}.", err=True)
+        click.echo(f"Note: {torn}", err=True)
     return journal
 
 

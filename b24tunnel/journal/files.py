@@ -45,8 +45,8 @@ class TornLine:
     def __str__(self) -> str:
         kept = f"; its bytes are kept in {self.kept_in}" if self.kept_in else ""
         return (
-            f"session {self.session} ended in the middle of a write: its last line ({self.size} bytes, never "
-            f"acknowledged) was cut off {self.path}{kept}"
+            f"Session {self.session} ended in the middle of a write: its last line ({self.size} bytes, never "
+            f"acknowledged) was cut off {self.path}{kept}."
         )
 
 
@@ -84,17 +84,6 @@ def prepare_directory(directory: Path) -> None:
         descriptor = os.open(ignore, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write("# raw recordings hold live tokens\n*\n")
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a new name in ``directory`` survive a crash of the machine."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory, and has no such call
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_being_written(path: Path) -> bool:

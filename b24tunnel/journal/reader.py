@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ class Journal:
             for record in self._records(files.segments(self.directory), _ATTEMPT, marker)
             if isinstance(record, Attempt) and record.recording == recording_id
         ]
-        return sorted(found, key=_start)
+        return sorted(found, key=attrgetter("started_at"))
 
     def last(self, count: int) -> list[Recording]:
         """The last ``count`` recordings, oldest first, read from the end of the files."""
@@ -124,7 +125,7 @@ class Journal:
                 if isinstance(record, Attempt):
                     attempts.setdefault(record.recording, []).append(record)
                 elif isinstance(record, Recording):
-                    yield History(record, tuple(sorted(attempts.pop(record.id, []), key=_start)))
+                    yield History(record, tuple(sorted(attempts.pop(record.id, []), key=attrgetter("started_at"))))
 
     def pending(self) -> list[str]:
         """Ids of recordings that an ended session was to forward and that no handler was reached with.
@@ -132,10 +133,8 @@ class Journal:
         Sessions that still run, only recorded, or ended with nothing pending are passed over.
         """
         open_ids: dict[str, None] = {}
-        by_session: dict[int, list[Segment]] = {}
-        for segment in files.segments(self.directory):
-            by_session.setdefault(segment.session, []).append(segment)
-        for own in by_session.values():
+        for _, grouped in groupby(files.segments(self.directory), key=attrgetter("session")):
+            own = list(grouped)
             start = self._start(own[0])
             listening = (
                 start is not None
@@ -194,10 +193,6 @@ class Journal:
             if str(error) not in problems and len(problems) < 10:
                 problems.append(str(error))
             return None
-
-
-def _start(attempt: Attempt) -> datetime:
-    return attempt.started_at
 
 
 class Document(Mapping[str, Any]):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,35 +43,37 @@ class Tail:
             self._file.close()
             self._file = None
 
-    def next(self, limit: Position | None = None) -> bytes | None:
+    def next(self, limit: Position | None = None, listed: Sequence[int] | None = None) -> bytes | None:
         """The next line, or None when there is no more now; ``position`` is then behind it.
 
         ``limit`` is the position up to which the writer has synced; without it, all complete lines are read.
+        ``listed`` are the numbers of the session's segments, where the caller has just looked at the directory.
         """
         if not self._ahead:
-            self._ahead.extend(self._read(limit))
+            self._ahead.extend(self._read(limit, listed))
         if not self._ahead:
             return None
         line = self._ahead.popleft()
         self.position = Position(self.position.segment, self.position.offset + len(line))
         return line
 
-    def _read(self, limit: Position | None) -> list[bytes]:
+    def _read(self, limit: Position | None, listed: Sequence[int] | None) -> list[bytes]:
         """The lines from the position on, of one segment, at most about a mebibyte of them."""
         while limit is None or self.position < limit:
             # Looked for before reading: what is read then is all that its writer put into this segment.
-            following = self._following(limit)
+            following = self._following(limit, listed)
             lines = self._read_segment(limit)
             if lines or following is None:
                 return lines
             self.position = Position(following, 0)
         return []
 
-    def _following(self, limit: Position | None) -> int | None:
+    def _following(self, limit: Position | None, listed: Sequence[int] | None) -> int | None:
         if limit is not None and limit.segment == self.position.segment:
             return None
-        numbers = (s.number for s in files.segments(self._directory, self.session))
-        return min((number for number in numbers if number > self.position.segment), default=None)
+        if listed is None:
+            listed = [segment.number for segment in files.segments(self._directory, self.session)]
+        return min((number for number in listed if number > self.position.segment), default=None)
 
     def _read_segment(self, limit: Position | None) -> list[bytes]:
         path = files.segment_path(self._directory, self.session, self.position.segment)
@@ -150,10 +154,11 @@ async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt
         )
     while True:
         quiet = True
-        for segment in files.segments(directory):
-            tail = tails.setdefault(segment.session, Tail(directory, segment.session))
+        for session, own in groupby(files.segments(directory), key=attrgetter("session")):
+            tail = tails.setdefault(session, Tail(directory, session))
+            numbers = [segment.number for segment in own]
             for _ in range(_LINES_A_ROUND):
-                if (line := tail.next()) is None:
+                if (line := tail.next(listed=numbers)) is None:
                     break
                 quiet = False
                 try:

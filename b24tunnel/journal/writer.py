@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from b24tunnel.durable import sync_directory
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import files
 from b24tunnel.journal.writing_mark import mark_as_written
@@ -132,7 +133,7 @@ class JournalWriter:
             head = to_line(self._start)
             _write_all(descriptor, head)
             _sync(descriptor)
-            files.sync_directory(self.directory)
+            sync_directory(self.directory)
         except OSError:
             os.close(descriptor)
             with contextlib.suppress(OSError):

@@ -118,7 +118,7 @@ class Bindings:
 
     def orphans(self) -> list[LedgerRow]:
         """The ledger's rows of this portal whose process runs no more."""
-        return [row for row in self._state.ledger(self._portal) if not process.is_running(row.pid, row.started)]
+        return [row for row in self._state.ledger(self._portal) if row.left_behind]
 
     async def clean(self) -> CleanUp:
         """Unbind the orphans, and nothing else. Raises ``LockTimeout`` if another process is at it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from b24tunnel.errors import UserError
-from b24tunnel.portal import process
 from b24tunnel.portal.bindings import Bindings, CleanUp, Leftover
 from b24tunnel.portal.client import RestClient
 from b24tunnel.portal.state import State
@@ -13,7 +12,7 @@ async def clean_all(state: State) -> list[CleanUp]:
     """Unbind the orphans of each portal; one that is unknown or does not answer is in the result with why."""
     results = []
     for name in sorted({row.portal for row in state.ledger()}):
-        orphans = [row for row in state.ledger(name) if not process.is_running(row.pid, row.started)]
+        orphans = [row for row in state.ledger(name) if row.left_behind]
         if not orphans:
             continue
         try:

@@ -25,6 +25,7 @@ from tinydb import TinyDB, where
 from tinydb.table import Table
 
 from b24tunnel.errors import OutsideFailure, WrongUsage
+from b24tunnel.portal import process
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.portal.storage import AtomicStorage, StateDamaged
 
@@ -116,6 +117,11 @@ class LedgerRow:
     def key(self) -> tuple[str, str, str]:
         """What the portal tells bindings apart by: portal, event, handler."""
         return self.portal, self.event, self.handler
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether the process that made it runs no more, so that nobody else will remove it."""
+        return not process.is_running(self.pid, self.started)
 
 
 class UnknownPortal(WrongUsage):

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinydb.storages import Storage
 
+from b24tunnel.durable import sync_directory
 from b24tunnel.errors import OutsideFailure
 
 VERSION = 1
@@ -126,7 +127,7 @@ def store(path: Path, tables: Tables) -> None:
             file.flush()
             os.fsync(file.fileno())
         _replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -144,17 +145,6 @@ def _replace(source: Path, target: Path) -> None:
             if sys.platform != "win32" or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _sync_directory(directory: Path) -> None:
-    if sys.platform == "win32":
-        # Windows cannot sync a directory; NTFS keeps the rename in its own journal.
-        return
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _is_table(table: object) -> bool:
