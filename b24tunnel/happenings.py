@@ -59,7 +59,10 @@ class Pending:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The session is over: the sum of it."""
+    """The session is over: the sum of it.
+
+    ``refused`` are deliveries that could not be recorded, ``rejected`` requests that were no deliveries.
+    """
 
     session: int
     recorded: int
@@ -67,6 +70,7 @@ class Stopped:
     failed: int
     pending: int
     refused: int
+    rejected: int = 0
 
 
 Happening = Ready | Recorded | Attempted | Note | Trouble | Pending | Stopped

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from b24tunnel import event_loop
 from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import CONCURRENCY, TIMEOUT, Sender, check_handler_url
 from b24tunnel.journal import Journal, JournalWriter
@@ -96,4 +97,4 @@ def replay(
     recordings: Iterable[Recording], to: str, *, concurrency: int = CONCURRENCY, timeout: float = TIMEOUT
 ) -> Report:
     """`areplay` for code without an event loop."""
-    return asyncio.run(areplay(recordings, to, concurrency=concurrency, timeout=timeout))
+    return event_loop.run(areplay(recordings, to, concurrency=concurrency, timeout=timeout))

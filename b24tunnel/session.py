@@ -21,6 +21,7 @@ from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
 from b24tunnel.tunnel import Tunnel
+from b24tunnel.unhurried import Unhurried
 
 _SETTLE_SECONDS = 1.0
 _SHOW_SECONDS = 1.0
@@ -131,6 +132,7 @@ class Session:
                 portal=settings.portal.name if settings.portal else None,
                 application_token=settings.portal.application_token or None if settings.portal else None,
                 on_trouble=lambda message: self._emit(Trouble(message)),
+                on_note=lambda message: self._emit(Note(message)),
             )
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
@@ -166,6 +168,7 @@ class Session:
                 failed=self._failed,
                 pending=self._still_pending(),
                 refused=receiver.refused,
+                rejected=receiver.rejected,
             )
         )
 
@@ -234,9 +237,14 @@ class Session:
     async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
         """Emit what reaches the journal, as it stands there, to the last record."""
         tail = Tail(writer.directory, writer.session, keep_open=True)
+        unhurried = Unhurried(lambda: writer.synced)  # senders wait for their answers, nobody for what is shown
+
+        async def room() -> None:
+            await unhurried.pause()
+            await self._room()
 
         async def watch() -> None:
-            async for record in follow(writer, tail, self._room):
+            async for record in follow(writer, tail, room):
                 self._tell(record)
 
         task = asyncio.create_task(watch())

@@ -297,5 +297,5 @@ def test_what_is_not_for_the_handler_or_too_large_is_refused_in_plain_words(walk
 def test_what_was_refused_is_not_recorded_and_said_where_it_may_have_been_real(walk: Walk) -> None:
     assert len(walk.recordings) == len(SENT)
     refused = [trouble for trouble in walk.troubles if "Refused a delivery" in trouble]
-    assert len(refused) == 2
+    assert len(refused) == 1, "the second within a minute is a number"
     assert "--max-body" in refused[0]

@@ -15,7 +15,7 @@ from held_disk import Disk
 from programs import Programs, wait_until
 from raw_cases import RAW_CASES, RawCase
 
-from b24tunnel import form, receiver
+from b24tunnel import bodies, form
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import Journal, JournalWriter
 from b24tunnel.receiver import Receiver
@@ -264,9 +264,10 @@ class TestVerdicts:
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(form, "MAX_PARAMETERS", 2)
-        assert (await place.post(b"event=A&b=1&c=2")).status == 200
+        body = b"event=A&event[]=1&event[]=2"
+        assert (await place.post(body)).status == 200
         [kept] = place.recordings()
-        assert (kept.body, kept.code, kept.verdict) == (b"event=A&b=1&c=2", None, "unverified")
+        assert (kept.body, kept.code, kept.verdict) == (body, None, "unverified")
 
 
 class TestRefusals:
@@ -343,7 +344,7 @@ class TestRefusals:
         assert place.receiver.recorded == 1
 
     async def test_a_body_that_does_not_arrive_is_408(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(receiver, "BODY_SECONDS", 0.05)
+        monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
         assert (await place.exchange(post_of(b"a=1")[:-1])).status == 408
         assert place.recordings() == []
 

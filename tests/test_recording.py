@@ -93,6 +93,15 @@ attempts = st.builds(
 )
 
 
+class TestLines:
+    @given(recordings)
+    @example(a_recording(body=b"\xff\x00", code=None, remote="::1", portal='a"b\\', name="\u2028"))
+    @example(a_recording(method='P"', http_version='1."', source='a"', verdict='b"', id='"'))
+    def test_a_recordings_line_is_its_json(self, recording: Recording) -> None:
+        text = json.dumps(recording.to_json(), ensure_ascii=False, separators=(",", ":"))
+        assert to_line(recording) == text.encode("utf-8", "backslashreplace") + b"\n"
+
+
 class TestThereAndBack:
     @given(recordings)
     @example(a_recording(body=b"", headers=(), target="", code=""))

@@ -100,7 +100,7 @@ def listen_command(
     )
     show = renderer(output)
     if no_bind and codes:
-        show(Note(f"Nothing is bound because of --no-bind, {', '.join(codes)} neither."))
+        show(Note(f"Nothing is bound because of --no-bind, {', '.join(codes)} neither."))()
 
     # Where a person can answer; Windows' event loop cannot wait for what is typed.
     asks = sys.stdin.isatty() and sys.stdout.isatty() and output in (None, "rich", "plain") and os.name == "posix"
@@ -124,7 +124,7 @@ def listen_command(
             if asks and isinstance(happening, Pending) and not happening.resumed:
                 left = len(happening.recordings)
                 return
-            printer.put(partial(show, happening))
+            printer.put(show(happening))
             if left and isinstance(happening, Ready):
                 # Only now, so that nothing is missed while the question waits for its answer.
                 question = (

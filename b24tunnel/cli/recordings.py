@@ -163,11 +163,11 @@ def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
                 del maskers[next(iter(maskers))]
             if as_json:
                 return partial(print_json, recording_json(record, None if reveal else masker))
-            return partial(show, Recorded(record))
+            return show(Recorded(record))
         if as_json:
             masker = maskers.get(record.recording) or _masker_of(journal, record.recording)
             return partial(print_json, attempt_json(record, None if reveal else masker))
-        return partial(show, Attempted(record))
+        return show(Attempted(record))
 
     async def follow(stop: asyncio.Event) -> None:
         failures: list[OSError] = []

@@ -5,32 +5,47 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
 
-from b24tunnel.cli.terminal import counted, print_json, visible
+from b24tunnel.cli.terminal import counted, json_line, visible
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.recording import Attempt, Recording
 from b24tunnel.redact import Masker, shown_url
 
-Renderer = Callable[[Happening], None]
+# Text and whether it goes to standard error.
+Lines = list[tuple[str | bytes, bool]]
+Show = Callable[[], None]
 
 _SHOWN_FIELDS = 3
 _STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow"}
+# Reading more than this for its text would hold up the event loop.
+_LARGE = 64 * 1024
 
 
-def renderer(output: str | None) -> Renderer:
-    """The renderer of this name; without one, rich on a terminal and plain elsewhere."""
+def renderer(output: str | None) -> Callable[[Happening], Show]:
+    """The renderer of this name; without one, rich on a terminal and plain elsewhere.
+
+    What it returns prints a happening. The text is made before, in the caller's thread, where that is quick.
+    """
     if output is None:
         output = "rich" if sys.stdout.isatty() else "plain"
-    chosen: dict[str, Renderer] = {
-        "rich": lambda happening: _print(happening, colours=True),
-        "plain": lambda happening: _print(happening, colours=False),
-        "json": lambda happening: print_json(as_json(happening)),
-        "quiet": _quiet,
+    ways: dict[str, Callable[[Happening], Lines]] = {
+        "rich": lambda happening: _styled(happening, colours=True),
+        "plain": lambda happening: _styled(happening, colours=False),
+        "json": lambda happening: [(json_line(as_json(happening)), False)],
+        "quiet": lambda happening: _styled(happening, colours=False) if _is_urgent(happening) else [],
     }
-    return chosen[output]
+    lines = ways[output]
+
+    def show(happening: Happening) -> Show:
+        if isinstance(happening, Recorded) and len(happening.recording.body) > _LARGE:
+            return lambda: _write(lines(happening))
+        return partial(_write, lines(happening))
+
+    return show
 
 
 def what(recording: Recording) -> str:
@@ -141,18 +156,22 @@ def as_json(happening: Happening) -> dict[str, Any]:
     return {"type": type(happening).__name__.lower(), **vars(happening)}
 
 
-def _print(happening: Happening, *, colours: bool) -> None:
-    for style, line in _lines(happening):
-        text = visible(line)
-        if colours:
-            text = click.style(text, fg=_STYLES.get(style))
-        click.echo(text, err=style == "trouble", color=colours)
-    sys.stdout.flush()
+def _styled(happening: Happening, *, colours: bool) -> Lines:
+    return [
+        (click.style(visible(line), fg=_STYLES.get(style)) if colours else visible(line), style == "trouble")
+        for style, line in _lines(happening)
+    ]
 
 
-def _quiet(happening: Happening) -> None:
-    if isinstance(happening, Trouble | Pending):
-        _print(happening, colours=False)
+def _is_urgent(happening: Happening) -> bool:
+    return isinstance(happening, Trouble | Pending)
+
+
+def _write(lines: Lines) -> None:
+    for text, is_error in lines:
+        click.echo(text, err=is_error, color=True)
+    if lines:
+        sys.stdout.flush()
 
 
 def _lines(happening: Happening) -> list[tuple[str, str]]:
@@ -203,6 +222,8 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             ]
             if happening.refused:
                 sums.append(f"{happening.refused} LOST (could not be recorded)")
+            if happening.rejected:
+                sums.append(f"{counted(happening.rejected, 'other request')} rejected")
             return [("ok", f"Session {happening.session} ended: {', '.join(sums)}.")]
 
 

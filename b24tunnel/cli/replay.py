@@ -39,8 +39,7 @@ def replay_command(
     A SELECTOR is an id (12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture's
     name or path. Exit code 1 when a handler did not answer 2xx.
     """
-    import asyncio
-
+    from b24tunnel import event_loop
     from b24tunnel.cli.render import attempt_json, outcome, what
     from b24tunnel.recording import Attempt, Recording
     from b24tunnel.redact import Masker
@@ -57,7 +56,7 @@ def replay_command(
             rows.append((recording.id, what(recording), outcome(attempt)))
 
     try:
-        report = asyncio.run(
+        report = event_loop.run(
             areplay_noted(
                 select(journal, selectors, recordings),
                 to,

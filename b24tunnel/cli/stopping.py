@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from b24tunnel import event_loop
+
 
 def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_second_signal: str) -> None:
     """Run ``main`` with an event that Ctrl-C, SIGTERM and the closing of the terminal set.
@@ -40,7 +42,7 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
         loop.set_exception_handler(_told_once())
         await main(stop)
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def _told_once() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:

@@ -57,10 +57,14 @@ def concurrency_option(default: int) -> Callable[[_Command], _Command]:
     )
 
 
+def json_line(value: Any) -> bytes:
+    """A value as one line of JSON. Surrogate escapes become JSON escapes."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
 def print_json(value: Any) -> None:
-    """One JSON object as one line, at once. Surrogate escapes become JSON escapes."""
-    line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    click.echo(line)
+    """One JSON object as one line, at once."""
+    click.echo(json_line(value))
 
 
 def visible(text: str) -> str:
