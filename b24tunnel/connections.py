@@ -16,8 +16,9 @@ _FILES = 8192
 class BoundedServer(web.Server):
     """Serves at most half as many connections as this process may open files.
 
-    Beyond it the one that has been idle for longest makes room. Where all have a request under way the new one
-    is closed at once, which ``on_crowded`` is told.
+    Beyond it one without a request under way makes room: the oldest of those that never sent one, else the one
+    that has been idle for longest. Where all have a request under way the new one is closed at once, which
+    ``on_crowded`` is told.
     """
 
     def __init__(
@@ -40,19 +41,23 @@ class BoundedServer(web.Server):
     def new_connection(self) -> asyncio.Protocol:
         """The protocol for a new connection (`asyncio.loop.create_server`)."""
         if self._open >= self._most:
-            longest_idle = next(iter(self._idle), None)
-            if longest_idle is None:
+            making_room = next(iter(self._silent), None) or next(iter(self._idle), None)
+            if making_room is None:
                 self._on_crowded()
                 return _Refusing()
-            self._end(longest_idle)
-        return self()
+            self._end(making_room)
+        # Counted already here: many may be accepted before the first of them is made.
+        connection = self()
+        self._open += 1
+        self._idle[connection] = None
+        loop = asyncio.get_running_loop()
+        self._silent[connection] = loop.call_later(HEAD_SECONDS, self._end, connection)
+        return connection
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        self._open += 1
-        self._idle[handler] = None
-        loop = asyncio.get_running_loop()
-        self._silent[handler] = loop.call_later(HEAD_SECONDS, self._end, handler)
+        if handler not in self._idle:  # it has made room for another meanwhile
+            transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)

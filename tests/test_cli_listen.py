@@ -335,10 +335,13 @@ def test_idle_connections_neither_end_it_nor_make_tracebacks(programs: Programs)
     address = urlsplit(url)
     with contextlib.ExitStack() as idle:
         early = idle.enter_context(socket.create_connection((address.hostname, address.port), 10))
+        early.sendall(REQUEST % address.path.encode())
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
+        listen.next_json("recorded")
         for _ in range(300):
             with contextlib.suppress(OSError):
                 idle.enter_context(socket.create_connection((address.hostname, address.port), 10))
-        # One that was there before still delivers.
+        # One that has delivered before still does.
         early.sendall(REQUEST % address.path.encode())
         assert early.recv(100).startswith(b"HTTP/1.1 200")
         listen.next_json("recorded")

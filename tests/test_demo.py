@@ -8,9 +8,9 @@ import pytest
 from programs import Programs
 
 from b24tunnel import forward
+from b24tunnel.bodies import Bodies
 from b24tunnel.demo import demo
 from b24tunnel.errors import CheckFailed
-from b24tunnel.receiver import Receiver
 
 
 def test_the_demo_walks_through_everything_and_says_each_step(programs: Programs, home: Path) -> None:
@@ -37,11 +37,12 @@ async def test_the_demo_fails_when_the_handler_gets_other_bytes_than_the_portal_
 async def test_the_demo_fails_when_the_recording_holds_other_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Receiver._read_body
+    read = Bodies.at_once
 
-    async def cut(self: Receiver, request: object) -> bytes:
-        return (await read(self, request))[:-1]  # type: ignore[arg-type]
+    def cut(self: Bodies, request: object) -> bytes | None:
+        body = read(self, request)  # type: ignore[arg-type]
+        return body and body[:-1]
 
-    monkeypatch.setattr(Receiver, "_read_body", cut)
+    monkeypatch.setattr(Bodies, "at_once", cut)
     with pytest.raises(CheckFailed, match="the recording holds the bytes that the portal sent"):
         await demo(tmp_path, lambda step: None)
