@@ -355,7 +355,7 @@ def _headers(pairs: Any) -> Headers:
 def decoded_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Headers as they came over the wire as text; what is no UTF-8 becomes surrogate escapes."""
     return tuple(
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw
+        [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
     )
 
 
@@ -382,7 +382,9 @@ def _finite(value: Any) -> float:
 
 
 def _time_text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _time(text: Any) -> datetime:
