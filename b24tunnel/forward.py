@@ -66,6 +66,7 @@ class Sender:
         restarts then refuses it, rather than losing one on a connection that was kept from before.
         """
         self.url = check_handler_url(url)
+        self._plain_url = URL(self.url, encoded=True)
         self._cause = cause
         self._timeout = timeout
         # Less than the whole, so that a handler that was never reached is told from a slow one.
@@ -98,6 +99,7 @@ class Sender:
         """
         assert self._client is not None, "use the sender as a context manager"
         target = with_query(self.url, recording.target)
+        url = self._plain_url if target is self.url else URL(target, encoded=True)
         started_at, start = datetime.now(UTC), time.monotonic()
 
         def attempt(error: str | None = None, **answer: Any) -> Attempt:
@@ -107,7 +109,7 @@ class Sender:
         try:
             async with self._client.request(
                 recording.method,
-                URL(target, encoded=True),
+                url,
                 data=_payload(recording.body),
                 headers=forwarded_headers(recording),
                 allow_redirects=False,
@@ -285,18 +287,19 @@ def with_query(url: str, target: str) -> str:
 
 def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
     """The recording's headers without those that speak of one connection, and with its id."""
-    dropped = set(_NOT_FORWARDED)
-    for name, value in recording.headers:
-        if name.lower() == "connection":
-            dropped.update(part.strip().lower() for part in value.split(","))
+    dropped = _NOT_FORWARDED
+    kept: list[tuple[str, str]] = []
     # For aiohttp a second spelling of a name replaces the first, and a value that is no UTF-8 cannot be written.
     spelling: dict[str, str] = {}
-    kept = [
-        (spelling.setdefault(name.lower(), name), _writable(value))
-        for name, value in recording.headers
-        if name.lower() not in dropped
-    ]
-    return [*kept, ("X-B24tunnel-Recording", recording.id)]
+    headers = [(name.lower(), name, value) for name, value in recording.headers]
+    for lowered, _, value in headers:
+        if lowered == "connection":
+            dropped = dropped.union(part.strip().lower() for part in value.split(","))
+    for lowered, name, value in headers:
+        if lowered not in dropped:
+            kept.append((spelling.setdefault(lowered, name), value if value.isascii() else _writable(value)))
+    kept.append(("X-B24tunnel-Recording", recording.id))
+    return kept
 
 
 def _writable(value: str) -> str:

@@ -349,20 +349,24 @@ def _body(record: Mapping[str, Any]) -> bytes:
 
 
 def _headers(pairs: Any) -> Headers:
-    return tuple((_str(name), _str(value)) for name, value in pairs)
+    return tuple([(_str(name), _str(value)) for name, value in pairs])
 
 
 def decoded_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Headers as they came over the wire as text; what is no UTF-8 becomes surrogate escapes."""
     return tuple(
-        [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+        [
+            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+            for name, value in raw
+        ]
     )
 
 
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text expected, not {type(value).__name__}")
-    value.encode("utf-8", "surrogateescape")  # a lone surrogate that stands for no byte raises ValueError
+    if not value.isascii():
+        value.encode("utf-8", "surrogateescape")  # a lone surrogate that stands for no byte raises ValueError
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -13,13 +14,15 @@ from b24tunnel.journal import Journal, JournalWriter
 from b24tunnel.recording import Attempt, Recording
 
 _MOST_CONCURRENT = 1000
+_MOST_UNSYNCED = 1000
 
 
 @dataclass
 class Report:
     """What a replay did: its attempts in the order in which the recordings were given."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    # Not in the repr, which asyncio makes of a task's result: there may be very many.
+    attempts: list[Attempt] = field(default_factory=list, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -50,6 +53,7 @@ async def areplay(
         raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {concurrency}.")
     remaining = iter(enumerate(recordings))
     done: dict[int, Attempt] = {}
+    unsynced: deque[asyncio.Future[None]] = deque()
 
     async def send_remaining() -> None:
         for place, recording in remaining:
@@ -58,7 +62,10 @@ async def areplay(
                 done[place] = attempt
                 on_attempt(recording, attempt)
                 if writer is not None:
-                    await writer.append(attempt)
+                    # The next one is sent meanwhile.
+                    unsynced.append(writer.hand_in(attempt))
+                    while unsynced[0].done() or len(unsynced) > _MOST_UNSYNCED:
+                        await unsynced.popleft()
 
             await sender.send(recording, note)
 
@@ -66,10 +73,11 @@ async def areplay(
         tasks = [asyncio.create_task(send_remaining()) for _ in range(concurrency)]
         try:
             await asyncio.gather(*tasks)
+            await asyncio.gather(*unsynced)
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *unsynced, return_exceptions=True)
     return Report([done[place] for place in sorted(done)])
 
 

@@ -85,12 +85,19 @@ class JournalWriter:
 
         A cancelled caller does not stop the write. The next call tries again after a failure.
         """
+        await self.hand_in(record)
+
+    def hand_in(self, record: Record) -> asyncio.Future[None]:
+        """`append` for who goes on meanwhile: the future is done when the record is on disk, or was not written.
+
+        Records reach the disk in the order in which they are handed in.
+        """
         if self._closed:
             raise JournalUnwritable("The journal is closed: start a new session.")
         loop = self._loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._waiting.put((to_line(record), done))
-        await done
+        return done
 
     def changed(self) -> asyncio.Event:
         """An event that is set when more is on disk than now. Take it before reading, wait for it after."""
