@@ -139,7 +139,7 @@ class Session:
             check_no_loop(settings.forward, port)
             stack.push_async_callback(settings.tunnel.close)  # also of one that was cancelled while it opened
             handler_url = await settings.tunnel.open(port) + receiver.path
-            running = [await stack.enter_async_context(self._watching(writer))]
+            running = [await stack.enter_async_context(self._watching(writer, receiver))]
             if settings.forward is not None:
                 forwarding_it = self._forwarding(settings.forward, writer, receiver, journal, handing_over)
                 running.append(await stack.enter_async_context(forwarding_it))
@@ -234,10 +234,10 @@ class Session:
         await forwarder.hand_over(journal.these(await self._take_pending(journal, handing_over)))
 
     @asynccontextmanager
-    async def _watching(self, writer: JournalWriter) -> AsyncIterator[asyncio.Task[None]]:
+    async def _watching(self, writer: JournalWriter, receiver: Receiver) -> AsyncIterator[asyncio.Task[None]]:
         """Emit what reaches the journal, as it stands there, to the last record."""
         tail = Tail(writer.directory, writer.session, keep_open=True)
-        unhurried = Unhurried(lambda: writer.synced)  # senders wait for their answers, nobody for what is shown
+        unhurried = Unhurried(lambda: receiver.recorded)  # senders wait for answers, nobody for what is shown
 
         async def room() -> None:
             await unhurried.pause()
