@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from b24tunnel.errors import WrongUsage
 from b24tunnel.formats.fixture import FixtureNotFound, load
 from b24tunnel.journal import History, Journal
+from b24tunnel.journal.document import Document
 from b24tunnel.recording import Recording, parse_id
+
+_LAST = re.compile(r"last(?::([0-9]{1,9}))?", re.ASCII)
+_SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+# Recordings whose attempts are looked at together where only those that failed are wanted.
+_AT_A_TIME = 1000
 
 
 def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterator[Recording]:
@@ -32,35 +41,139 @@ def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
     return chosen[0]
 
 
-def _not_empty(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
-    chosen = iter(_matching(journal, selector, fixtures))
-    first = next(chosen, None)
-    if first is None:
-        if next(iter(journal.last(1)), None) is None:
-            raise WrongUsage(f"{selector!r} selects nothing: nothing is recorded in {journal.directory} yet.")
-        raise WrongUsage(
-            f"{selector!r} selects no recording: see them with 'b24tunnel list'. A selector is an id "
-            "(12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture."
-        )
-    return chain((first,), chosen)
+def histories(
+    journal: Journal, selectors: Iterable[str], fixtures: Path, *, limit: int, failed: bool = False
+) -> list[History]:
+    """The newest ``limit`` of the selected recordings (without selectors: of all) with attempts, newest first.
+
+    Fixtures come before them, without attempts. ``failed``: only recordings whose last attempt was not answered
+    2xx. Memory is that of ``limit`` recordings. Raises `WrongUsage` as `select` does.
+    """
+    selectors = tuple(selectors)
+    parts = [_part(selector, fixtures) for selector in selectors]
+    sought = [part for part in parts if isinstance(part, _Sought)] if selectors else [_everything()]
+    found = [History(part, ()) for part in parts if isinstance(part, Recording) and not failed][:limit]
+    if failed:
+        may_have_failed = journal.failed().may_include
+        newest = _newest_first(journal, sought, lambda document: may_have_failed(document.place))
+        found += _failed(journal, newest, limit - len(found))
+    else:
+        newest = _newest_first(journal, sought)
+        chosen = [document.recording for document in islice(newest, limit - len(found))]
+        found += journal.with_attempts([recording for recording in chosen if recording is not None])
+    if selectors:
+        _check_found(journal, newest, sought)
+    return found
 
 
-def _matching(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
-    last = re.fullmatch(r"last(?::([0-9]{1,9}))?", selector, re.ASCII)
-    if last:
-        return journal.last(int(last[1] or 1))
-    if parse_id(selector):
-        recording = journal.get(selector)
-        return [recording] if recording else []
-    if re.fullmatch(r"[1-9][0-9]{0,8}", selector, re.ASCII):
-        return journal.recordings(int(selector))
+def _failed(journal: Journal, newest: Iterator[Document], limit: int) -> list[History]:
+    """The newest whose last attempt was not answered 2xx, of those that may be such."""
+    candidates = (document.recording for document in newest)
+    found: list[History] = []
+    while len(found) < limit:
+        some = [recording for recording in islice(candidates, max(limit, _AT_A_TIME)) if recording is not None]
+        if not some:
+            break
+        found += (h for h in journal.with_attempts(some) if h.attempts and not h.attempts[-1].ok)
+    return found[:limit]
+
+
+@dataclass
+class _Sought:
+    """A selector over the journal, whose recordings are met newest first."""
+
+    selector: str
+    matches: Callable[[Document], Any]
+    sessions: frozenset[int] | None = None  # where they are; None: anywhere
+    left: int | None = None  # how many it selects yet; None: any number
+    found: bool = False
+
+
+def _everything() -> _Sought:
+    return _Sought("", lambda document: True)
+
+
+def _newest_first(
+    journal: Journal, sought: list[_Sought], wanted: Callable[[Document], bool] = lambda document: True
+) -> Iterator[Document]:
+    """What any of the selectors selects and is wanted, newest first, once; it ends where they select no more."""
+    sessions: set[int] | None = set()
+    for one in sought:
+        sessions = None if sessions is None or one.sessions is None else sessions | one.sessions
+    for document in journal.newest_first(sessions):
+        selecting = [one for one in sought if one.left != 0]
+        if not selecting:
+            return
+        by = [one for one in selecting if one.matches(document)]
+        counts = any(one.left is not None or not one.found for one in by)
+        if counts and document.recording is None:
+            continue
+        for one in by:
+            one.found = True
+            one.left = None if one.left is None else one.left - 1
+        if by and wanted(document) and document.recording is not None:
+            yield document
+
+
+def _check_found(journal: Journal, newest: Iterator[Document], sought: list[_Sought]) -> None:
+    """Raise `WrongUsage` for the first selector that selects nothing, also of what ``newest`` has not come to."""
+    while True:
+        for one in sought:
+            one.left = 0 if one.found else one.left
+        if all(one.found for one in sought) or next(newest, None) is None:
+            break
+    for one in sought:
+        if not one.found:
+            raise _selects_nothing(journal, one.selector)
+
+
+def _part(selector: str, fixtures: Path) -> Recording | _Sought:
+    """The fixture that a selector names, or what it seeks in the journal."""
+    if last := _LAST.fullmatch(selector):
+        return _Sought(selector, lambda document: True, left=int(last[1] or 1))
+    if parsed := parse_id(selector):
+        return _Sought(selector, lambda document: document["id"] == selector, frozenset({parsed[0]}), left=1)
+    if _SESSION.fullmatch(selector):
+        session = int(selector)
+        return _Sought(selector, lambda document: document["session"] == session, frozenset({session}))
     # A code is written in capitals and a fixture's name is not, so neither is taken for the other.
     if selector != selector.upper() or "/" in selector:
         try:
-            return [load(selector, fixtures)]
+            return load(selector, fixtures)
         except FixtureNotFound:
             pass
-    return (r for r in journal.recordings() if matches_code(r, selector))
+
+    @lru_cache(maxsize=1000)
+    def matches(code: str | None) -> bool:
+        return _matches(code, selector)
+
+    return _Sought(selector, lambda document: matches(document["code"]))
+
+
+def _not_empty(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
+    part = _part(selector, fixtures)
+    chosen = iter((part,)) if isinstance(part, Recording) else _oldest_first(journal, part)
+    first = next(chosen, None)
+    if first is None:
+        raise _selects_nothing(journal, selector)
+    return chain((first,), chosen)
+
+
+def _oldest_first(journal: Journal, sought: _Sought) -> Iterator[Recording]:
+    """What a selector selects, oldest first, none of it held."""
+    if sought.sessions is None and sought.left is not None:
+        return journal.latest(sought.left)
+    chosen = (document.recording for document in journal.documents(sought.sessions) if sought.matches(document))
+    return islice((recording for recording in chosen if recording is not None), sought.left)
+
+
+def _selects_nothing(journal: Journal, selector: str) -> WrongUsage:
+    if not journal.last(1):
+        return WrongUsage(f"{selector!r} selects nothing: nothing is recorded in {journal.directory} yet.")
+    return WrongUsage(
+        f"{selector!r} selects no recording: see them with 'b24tunnel list'. A selector is an id "
+        "(12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture."
+    )
 
 
 def matches_code(recording: Recording, pattern: str) -> bool:
@@ -68,37 +181,8 @@ def matches_code(recording: Recording, pattern: str) -> bool:
 
     A delivery that is no event has the empty code, which ``*`` matches.
     """
-    return bool(pattern) and fnmatch.fnmatchcase((recording.code or "").upper(), pattern.upper())
+    return _matches(recording.code, pattern)
 
 
-def histories(
-    journal: Journal, selectors: Iterable[str], fixtures: Path, *, failed: bool = False
-) -> Iterator[History]:
-    """The selected recordings (all without selectors) with their attempts, newest first, fixtures before them.
-
-    ``failed``: only those whose last attempt was not answered 2xx. Raises `WrongUsage` as `select` does.
-    """
-    wanted: set[str] | None = None
-    if selectors := tuple(selectors):
-        wanted = set()
-        for recording in select(journal, selectors, fixtures):
-            if parse_id(recording.id):
-                wanted.add(recording.id)
-            else:  # a fixture, which is in no journal
-                yield from _failed_or_all([History(recording, tuple(journal.attempts(recording.id)))], failed)
-    yield from _failed_or_all(_wanted(journal, wanted), failed)
-
-
-def _wanted(journal: Journal, wanted: set[str] | None) -> Iterator[History]:
-    if wanted is None:
-        yield from journal.newest_first()
-        return
-    newest = journal.newest_first()
-    while wanted and (history := next(newest, None)) is not None:
-        if history.recording.id in wanted:
-            wanted.remove(history.recording.id)
-            yield history
-
-
-def _failed_or_all(chosen: Iterable[History], failed: bool) -> Iterator[History]:
-    return (h for h in chosen if not failed or (h.attempts and not h.attempts[-1].ok))
+def _matches(code: str | None, pattern: str) -> bool:
+    return bool(pattern) and fnmatch.fnmatchcase((code or "").upper(), pattern.upper())

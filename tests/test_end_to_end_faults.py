@@ -229,48 +229,6 @@ def test_what_was_not_handed_over_is_offered_at_the_next_start_and_handed_over_o
     assert len(handler.requests) == 6
 
 
-def test_a_kill_under_load_loses_nothing_that_was_acknowledged(programs: Programs, handler: RawServer) -> None:
-    acknowledged: list[bytes] = []
-    for turn in range(3):
-        listen, address = listening(programs, "--forward", handler.url)
-        enough = len(acknowledged) + 100 + 50 * turn
-        over = threading.Event()
-
-        def send_until_over(
-            sender: int, turn: int = turn, address: str = address, over: threading.Event = over
-        ) -> None:
-            number = 0
-            while not over.is_set():
-                number += 1
-                each = body(f"{turn}.{sender}.{number}")
-                try:
-                    if deliver(address, each).status == 200:
-                        acknowledged.append(each)
-                except OSError:
-                    return
-
-        with ThreadPoolExecutor(4) as senders:
-            working = [senders.submit(send_until_over, sender) for sender in range(4)]
-            try:
-                wait_until(lambda enough=enough: len(acknowledged) >= enough, "enough is acknowledged")
-            finally:
-                listen.kill()
-                over.set()
-            for sender in working:
-                sender.result()
-        assert listen.process.returncode == -signal.SIGKILL
-        # As many as were there at the kill, not fewer: what the next start sees is the whole journal.
-        stored = recorded_bodies(programs)
-        assert set(acknowledged) <= set(stored)
-        assert len(stored) == len(set(stored))
-    journal = journal_of(programs)
-    assert len(list(journal.recordings())) >= len(acknowledged) > 300
-    assert journal.unreadable == {}
-    listed = programs.run("list", "--json", "-n", "1000000")
-    assert listed.process.returncode == 0
-    assert len(listed.lines) == len(recorded_bodies(programs))
-
-
 @pytest.mark.parametrize("opener", ["listen", "list", "show", "replay"])
 def test_a_torn_last_line_is_reported_once_and_cut_off(
     programs: Programs, handler: RawServer, opener: str

@@ -18,6 +18,7 @@ _COMMANDS = {
     "show": "recordings",
     "follow": "recordings",
     "replay": "replay",
+    "prune": "prune",
     "events": "events",
     "bindings": "bindings",
     "sandbox": "sandbox",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from b24tunnel.cli.terminal import (
+    counted,
     json_option,
     local_time,
     open_journal,
@@ -21,9 +22,10 @@ from b24tunnel.cli.terminal import (
     say_unreadable,
     visible,
 )
+from b24tunnel.errors import CheckFailed, WrongUsage
 
 if TYPE_CHECKING:
-    from b24tunnel.journal import Journal
+    from b24tunnel.journal import Journal, LaterFormat
     from b24tunnel.redact import Masker
 
 
@@ -32,24 +34,43 @@ if TYPE_CHECKING:
 @recordings_option
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000_000), default=50, show_default=True, help="How many.")
 @click.option("--failed", is_flag=True, help="Only those whose last attempt was not answered 2xx.")
+@click.option("--check", is_flag=True, help="Read the whole journal and say what is wrong with it.")
 @json_option
 @reveal_option
+@click.pass_context
 def list_command(
-    selectors: tuple[str, ...], recordings: Path, limit: int, failed: bool, as_json: bool, reveal: bool
+    context: click.Context,
+    selectors: tuple[str, ...],
+    recordings: Path,
+    limit: int,
+    failed: bool,
+    check: bool,
+    as_json: bool,
+    reveal: bool,
 ) -> None:
     """List recordings, newest last, each with what the handler made of it.
 
     A SELECTOR is an id (12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture's
     name or path. ORIGIN: verified (the portal's application_token), mismatched (another one), unverified (none is
-    known). HANDLER: the last attempt's answer.
+    known). HANDLER: the last attempt's answer. With --check: what each file holds and what is wrong with it; exit
+    code 1 when something is.
     """
+    if check:
+        if selectors or failed or reveal or context.get_parameter_source("limit") is not ParameterSource.DEFAULT:
+            raise WrongUsage(
+                "--check looks at the whole journal: leave out selectors, --limit, --failed and --reveal."
+            )
+        _check_journal(recordings, as_json=as_json)
+        return
     from b24tunnel.cli.render import attempt_json, outcome, recording_json, summary, what
     from b24tunnel.redact import Masker
     from b24tunnel.selecting import histories
 
     journal = open_journal(recordings)
-    newest = list(itertools.islice(histories(journal, selectors, recordings, failed=failed), limit))
-    chosen = newest[::-1]
+    try:
+        chosen = histories(journal, selectors, recordings, limit=limit, failed=failed)[::-1]
+    finally:
+        say_unreadable(journal)
     if as_json:
         for recording, attempts in chosen:
             masker = None if reveal else Masker.of(recording)
@@ -76,7 +97,42 @@ def list_command(
     else:
         which = " that match" if selectors or failed else ""
         click.echo(f"No recordings{which} in {journal.directory.absolute()}.", err=True)
-    say_unreadable(journal)
+
+
+def _check_journal(recordings: Path, *, as_json: bool) -> None:
+    """Print what is in each of the journal's files and what is wrong with it; raises `CheckFailed`."""
+    journal = open_journal(recordings)
+    total = {"files": 0, "recordings": 0, "attempts": 0, "bytes": 0, "problems": 0}
+    for checked in journal.check():
+        found = {
+            "recordings": checked.recordings,
+            "attempts": checked.attempts,
+            "bytes": checked.size,
+        }
+        for name, number in {**found, "files": 1, "problems": checked.problem_count}.items():
+            total[name] += number
+        if as_json:
+            problems = [{"line": problem.line, "what": problem.what} for problem in checked.problems]
+            place = {"file": str(checked.path), "session": checked.session, "being_written": checked.being_written}
+            print_json({**place, **found, "problem_count": checked.problem_count, "problems": problems})
+        elif checked.recordings or checked.attempts or checked.problem_count:
+            written = ", being written" if checked.being_written else ""
+            holds = f"{counted(checked.recordings, 'recording')}, {counted(checked.attempts, 'attempt')}"
+            click.echo(f"{checked.path.name}: {holds}{written}")
+            for problem in checked.problems:
+                click.echo(f"  {problem}")
+            if (more := checked.problem_count - len(checked.problems)) > 0:
+                click.echo(f"  and {counted(more, 'problem')} more")
+    if as_json:
+        print_json({"total": {**total, "repaired": len(journal.torn)}})
+    else:
+        held = [counted(total[noun + "s"], noun) for noun in ("recording", "attempt", "file", "problem")]
+        click.echo(", ".join(held) + ".")
+    if total["problems"]:
+        raise CheckFailed(
+            f"the journal in {journal.directory.absolute()} has {counted(total['problems'], 'problem')}: what is "
+            "named above is skipped, and everything else is read."
+        )
 
 
 @click.command("show", epilog="\b\nExample:\n  b24tunnel show last")
@@ -94,8 +150,11 @@ def show_command(selector: str, recordings: Path, as_json: bool, reveal: bool) -
     from b24tunnel.selecting import select_one
 
     journal = open_journal(recordings)
-    recording = select_one(journal, selector, recordings)
-    attempts = journal.attempts(recording.id)
+    try:
+        recording = select_one(journal, selector, recordings)
+        attempts = journal.attempts(recording.id)
+    finally:
+        say_unreadable(journal)
     masker = None if reveal else Masker.of(recording)
     shown = recording_json(recording, masker)
     tries = [attempt_json(attempt, masker) for attempt in attempts]
@@ -177,7 +236,10 @@ def follow_command(recordings: Path, as_json: bool, reveal: bool) -> None:
             stop.set()
 
         async def print_as_they_come() -> None:
-            async for record in follow_directory(journal.directory):
+            def skipped(later: LaterFormat) -> None:
+                printer.put(partial(click.echo, f"Note: {later}", err=True))
+
+            async for record in follow_directory(journal.directory, skipped):
                 await printer.room()
                 printer.put(line_of(record))
 

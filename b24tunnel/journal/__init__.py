@@ -1,7 +1,8 @@
 """The journal: append-only files of recordings and attempts, a session a file, under `recordings/journal/`."""
 
-from b24tunnel.journal.files import JournalUnreadable, TornLine
-from b24tunnel.journal.reader import History, Journal
+from b24tunnel.journal.attempts import History
+from b24tunnel.journal.files import JournalUnreadable, LaterFormat, TornLine
+from b24tunnel.journal.reader import Journal
 from b24tunnel.journal.tail import Tail, follow, follow_directory, rest
 from b24tunnel.journal.writer import JournalUnwritable, JournalWriter
 
@@ -11,6 +12,7 @@ __all__ = [
     "JournalUnreadable",
     "JournalUnwritable",
     "JournalWriter",
+    "LaterFormat",
     "Tail",
     "TornLine",
     "follow",

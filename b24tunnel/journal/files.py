@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -12,10 +13,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from b24tunnel.errors import OutsideFailure
+from b24tunnel.journal import lines
 from b24tunnel.journal.writing_mark import nobody_writes
+from b24tunnel.recording import FORMAT_VERSION
 
 _NAME = re.compile(r"session-([0-9]{6,9})-([0-9]{3,6})\.jsonl", re.ASCII)
 _BLOCK = 1 << 16
+BUFFER = 1 << 17
+# A first line is short; one that goes on beyond this is no session's.
+_SHORT = 1 << 10
+_LONGEST_FIRST_LINE = 1 << 16
 # Nothing can be written there now; readers skip an incomplete last line anyway.
 _NOT_NOW = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
 
@@ -47,6 +54,25 @@ class TornLine:
         return (
             f"Session {self.session} ended in the middle of a write: its last line ({self.size} bytes, never "
             f"acknowledged) was cut off {self.path}{kept}."
+        )
+
+
+@dataclass(frozen=True)
+class LaterFormat:
+    """A file that a later b24tunnel wrote: it is left alone as a whole, because its meaning is not known."""
+
+    path: Path
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.path} is skipped: {self.problem}."
+
+    @property
+    def problem(self) -> str:
+        """The same without the file's name."""
+        return (
+            f"all of it is in journal format {self.version} and this b24tunnel reads format {FORMAT_VERSION}, "
+            "so update b24tunnel to read it"
         )
 
 
@@ -95,15 +121,40 @@ def is_being_written(path: Path) -> bool:
         return False
 
 
+def is_live(last: Segment) -> bool:
+    """Whether a process writes this session, also where it has gone on from its last segment to a new one."""
+    if is_being_written(last.path):
+        return True
+    return segments(last.path.parent, last.session)[-1:] not in ([last], [])
+
+
+def later_format(path: Path) -> LaterFormat | None:
+    """Whether a later b24tunnel wrote this file, by its first line; None also when it was removed meanwhile."""
+    with reading(path), path.open("rb", buffering=0) as file:
+        return later_format_of(file, path)
+    return None
+
+
+def later_format_of(file: BinaryIO | io.FileIO, path: Path) -> LaterFormat | None:
+    """`later_format` of an open file; it is read from its beginning."""
+    file.seek(0)
+    head = file.read(_SHORT) or b""
+    if len(head) == _SHORT and b"\n" not in head:
+        head += file.read(_LONGEST_FIRST_LINE) or b""
+    version = lines.later_version(head.partition(b"\n")[0])
+    return LaterFormat(path, version) if version is not None else None
+
+
 def repair(segment: Segment) -> TornLine | None:
     """Cut an incomplete last line off a segment whose writer is gone; None when there is nothing to cut.
 
     The cut bytes are set aside in a file beside it: Bitrix24 sends an event once, and most of it may be there.
-    A segment that this process may not write is left as it is; readers skip an incomplete last line anyway.
+    A segment that this process may not write is left as it is; readers skip an incomplete last line anyway. So
+    is one of a later format.
     """
     try:
         with segment.path.open("r+b") as file:
-            if _torn_from(file) is None or not nobody_writes(file):
+            if _torn_from(file) is None or later_format_of(file, segment.path) or not nobody_writes(file):
                 return None
             size = file.seek(0, os.SEEK_END)
             good = _torn_from(file)  # again, now that nobody writes any more
@@ -124,8 +175,20 @@ def repair(segment: Segment) -> TornLine | None:
         ) from error
 
 
-def lines_from_end(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file, last first, each with its newline; memory is that of the longest line."""
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The complete lines of a file, each with its newline; memory is that of the longest line."""
+    with path.open("rb", buffering=BUFFER) as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # being written, or torn: not acknowledged either way
+            yield line
+
+
+def lines_from_end(path: Path, without: bytes = b"") -> Iterator[bytes]:
+    """The complete lines of a file, last first, each with its newline; memory is that of the longest line.
+
+    Some of those that begin with ``without`` may be left out: where there are very many, that is quicker.
+    """
     with path.open("rb") as file:
         end = _end_of_last_line(file, file.seek(0, os.SEEK_END))
         tail: list[bytes] = []  # pieces of the line that is being put together, last piece first
@@ -134,16 +197,20 @@ def lines_from_end(path: Path) -> Iterator[bytes]:
             file.seek(start)
             block = file.read(end - start)
             end = start
-            lines = block.split(b"\n")
-            for piece in reversed(lines[1:]):
-                tail.append(piece)
-                line = b"".join(reversed(tail))
-                tail = []
-                if line:
+            if without and (ends := block.count(b"\n")) and block.count(b"\n" + without) == ends:
+                tail = [block[: block.index(b"\n")]]
+                continue
+            pieces = block.split(b"\n")
+            if len(pieces) > 1:
+                tail.append(pieces.pop())
+                if line := b"".join(reversed(tail)):
                     yield line + b"\n"
-            tail.append(lines[0])
-        line = b"".join(reversed(tail))
-        if line:
+                for piece in reversed(pieces[1:]):
+                    if piece:
+                        yield piece + b"\n"
+                tail = []
+            tail.append(pieces[0])
+        if line := b"".join(reversed(tail)):
             yield line + b"\n"
 
 
@@ -154,6 +221,13 @@ def end_of_lines(path: Path) -> int:
             return _end_of_last_line(file, file.seek(0, os.SEEK_END))
     except FileNotFoundError:
         return 0
+
+
+def changed_at(path: Path) -> float:
+    """When a file was last written to, in seconds since 1970; 0 when it was removed meanwhile."""
+    with reading(path):
+        return path.stat().st_mtime
+    return 0.0
 
 
 @contextlib.contextmanager

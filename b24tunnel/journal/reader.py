@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
-from operator import attrgetter
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from b24tunnel.journal import attempts as gathering
+from b24tunnel.journal import check as checking
 from b24tunnel.journal import files
+from b24tunnel.journal.attempts import History
+from b24tunnel.journal.check import Checked
+from b24tunnel.journal.document import Document
 from b24tunnel.journal.files import Segment, TornLine
-from b24tunnel.recording import (
-    Attempt,
-    Record,
-    Recording,
-    SessionEnd,
-    SessionStart,
-    UnreadableRecord,
-    from_line,
-    parse_id,
-)
+from b24tunnel.journal.outcomes import Failed
+from b24tunnel.journal.pending import pending
+from b24tunnel.journal.scan import Scan
+from b24tunnel.recording import Attempt, Recording, parse_id
 
-# How lines begin: telling them apart by it spares parsing those that nobody asked for.
-_KNOWN = b'{"v":1,"kind":"'
-_RECORDING = _KNOWN + b'recording"'
-_ATTEMPT = _KNOWN + b'attempt"'
-
-
-class History(NamedTuple):
-    """A recording and the attempts made with it, oldest first."""
-
-    recording: Recording
-    attempts: tuple[Attempt, ...]
+# A query's answers are remembered for this many codes of at most this length.
+_CODES_REMEMBERED = 1000
+_LONGEST_CODE_REMEMBERED = 100
 
 
 class Journal:
     """The recordings and attempts below a directory, for reading.
 
     ``torn`` lists the torn last lines that opening it cut off; ``unreadable`` maps a file to what was wrong
-    with lines of it that were skipped, filled while reading.
+    with lines of it that were skipped, or why all of it was, filled while reading.
     """
 
     def __init__(self, recordings: Path) -> None:
         self.directory = files.journal_directory(recordings)
         self.torn: list[TornLine] = []
-        self.unreadable: dict[Path, list[str]] = {}
+        self._scan = Scan(self.directory)
+        self.unreadable = self._scan.unreadable
 
     @classmethod
     def open(cls, directory: str | Path = "recordings") -> Journal:
@@ -58,161 +50,99 @@ class Journal:
 
     def recordings(self, session: int | None = None) -> Iterator[Recording]:
         """All recordings, or those of one session, in the order in which they came."""
-        for record in self._records(files.segments(self.directory, session), _RECORDING):
-            if isinstance(record, Recording):
-                yield record
+        return _parsed(self._scan.documents(self._scan.segments(session)))
 
     def search(self, query: Callable[[Mapping[str, Any]], bool]) -> Iterator[Recording]:
         """The recordings for which a TinyDB query holds: ``journal.search(where("code") == "ONCRMDEALADD")``.
 
         A query sees ``id``, ``session``, ``code``, ``data``, ``auth``, ``ts``, ``received_at``, ``method``,
         ``target``, ``source``, ``verdict``, ``portal``, ``remote`` and ``fields`` (the whole parsed body).
+        A query that TinyDB may cache is not asked again about a code that it refused by the code alone.
         """
-        return (recording for recording in self.recordings() if query(Document(recording)))
+        remembering = getattr(query, "is_cacheable", bool)()
+        refused: set[str | None] = set()
+        for document in self._scan.documents(self._scan.segments(), refused):
+            try:
+                holds = query(document)
+            except Exception:
+                if document.recording is None:
+                    continue  # no wonder: the line is spoiled
+                raise
+            if holds:
+                if (recording := document.recording) is not None:
+                    yield recording
+            elif remembering and document.only_code and len(refused) < _CODES_REMEMBERED:
+                code = document["code"]
+                if code is None or len(code) <= _LONGEST_CODE_REMEMBERED:
+                    refused.add(code)
 
-    def get(self, recording_id: str) -> Recording | None:
-        """The recording with this id, or None."""
-        parsed = parse_id(recording_id)
-        if parsed is None:
-            return None
-        own = files.segments(self.directory, parsed[0])
-        for record in self._records(own, _RECORDING, f'"id":"{recording_id}"'.encode()):
-            if isinstance(record, Recording) and record.id == recording_id:
-                return record
-        return None
+    def documents(self, sessions: Collection[int] | None = None) -> Iterator[Document]:
+        """All recordings, or those of some sessions, as they came, parsed no further than asked."""
+        return self._scan.documents(self._of(sessions))
 
-    def these(self, ids: Iterable[str]) -> Iterator[Recording]:
-        """The recordings with these ids in the order in which they came; each session is read once."""
-        wanted = set(ids)
-        sessions = {parsed[0] for recording_id in wanted if (parsed := parse_id(recording_id))}
-        for session in sorted(sessions):
-            yield from (r for r in self.recordings(session) if r.id in wanted)
+    def newest_first(self, sessions: Collection[int] | None = None) -> Iterator[Document]:
+        """All recordings, or those of some sessions, newest first, parsed no further than asked.
 
-    def attempts(self, recording_id: str) -> list[Attempt]:
-        """All attempts with this recording, in the order in which they were made."""
-        parsed = parse_id(recording_id)
-        if parsed is None:
-            return []
-        # A session that began earlier may still run and replay, so all files are looked at.
-        marker = f'"recording":"{recording_id}"'.encode()
-        found = [
-            record
-            for record in self._records(files.segments(self.directory), _ATTEMPT, marker)
-            if isinstance(record, Attempt) and record.recording == recording_id
-        ]
-        return sorted(found, key=attrgetter("started_at"))
+        They are read from the end of the files, so that the first ones cost little.
+        """
+        return self._scan.documents(reversed(self._of(sessions)), from_end=True)
 
     def last(self, count: int) -> list[Recording]:
         """The last ``count`` recordings, oldest first, read from the end of the files."""
-        found: list[Recording] = []
-        for segment in reversed(files.segments(self.directory)):
-            for line in self._lines_from_end(segment):
-                if len(found) >= count:
-                    break
-                if line.startswith(_KNOWN) and not line.startswith(_RECORDING):
-                    continue
-                record = self._read(segment.path, line)
-                if isinstance(record, Recording):
-                    found.append(record)
-        return found[::-1]
+        return list(islice(_parsed(self.newest_first()), max(0, count)))[::-1]
 
-    def newest_first(self) -> Iterator[History]:
-        """Every recording with its attempts, newest first, read from the end of the files."""
-        attempts: dict[str, list[Attempt]] = {}
-        for segment in reversed(files.segments(self.directory)):
-            for line in self._lines_from_end(segment):
-                record = self._read(segment.path, line)
-                if isinstance(record, Attempt):
-                    attempts.setdefault(record.recording, []).append(record)
-                elif isinstance(record, Recording):
-                    yield History(record, tuple(sorted(attempts.pop(record.id, []), key=attrgetter("started_at"))))
+    def latest(self, count: int) -> Iterator[Recording]:
+        """As `last`, for many: they are not held in memory, and their files are read twice."""
+        oldest = deque(islice(_parsed(self.newest_first()), max(0, count)), maxlen=1)
+        if not oldest:
+            return iter(())
+        first = oldest[0].id
+        from_there = dropwhile(lambda document: document["id"] != first, self.documents())
+        return islice(_parsed(from_there), count)
+
+    def get(self, recording_id: str) -> Recording | None:
+        """The recording with this id, or None."""
+        return next(self.these((recording_id,)), None)
+
+    def these(self, ids: Iterable[str]) -> Iterator[Recording]:
+        """The recordings with these ids in the order in which they came; each session is read once."""
+        wanted: set[str] = set()
+        sessions: set[int] = set()
+        for recording_id in ids:
+            if parsed := parse_id(recording_id):
+                wanted.add(recording_id)
+                sessions.add(parsed[0])
+        return _parsed(document for document in self.documents(sessions) if document["id"] in wanted)
+
+    def attempts(self, recording_id: str) -> list[Attempt]:
+        """All attempts with this recording, in the order in which they were made."""
+        return gathering.attempts_with(self._scan, recording_id) if parse_id(recording_id) else []
+
+    def with_attempts(self, recordings: Sequence[Recording]) -> list[History]:
+        """Recordings of this journal with the attempts made with them, in the order given.
+
+        What was written before the oldest of them is not read.
+        """
+        return gathering.histories(self._scan, recordings)
+
+    def failed(self) -> Failed:
+        """Which recordings' last attempt may not have been answered 2xx; reads all attempts."""
+        return Failed.of(self._scan)
 
     def pending(self) -> list[str]:
         """Ids of recordings that an ended session was to forward and that no handler was reached with.
 
         Sessions that still run, only recorded, or ended with nothing pending are passed over.
         """
-        open_ids: dict[str, None] = {}
-        for _, grouped in groupby(files.segments(self.directory), key=attrgetter("session")):
-            own = list(grouped)
-            start = self._start(own[0])
-            listening = (
-                start is not None
-                and start.forward is not None
-                and not self._ended_with_nothing_pending(own[-1])
-                and not self._is_live(own[-1])
-            )
-            if not (listening or open_ids):
-                continue
-            for record in self._records(own):
-                if isinstance(record, Attempt) and record.delivered:
-                    open_ids.pop(record.recording, None)
-                elif listening and isinstance(record, Recording):
-                    open_ids[record.id] = None
-        return list(open_ids)
+        return list(pending(self._scan))
 
-    def _is_live(self, last: Segment) -> bool:
-        """Whether a process writes this session, also where it has gone on to a new segment meanwhile."""
-        if files.is_being_written(last.path):
-            return True
-        return files.segments(self.directory, last.session)[-1:] != [last]
+    def check(self) -> Iterator[Checked]:
+        """What is in each of the journal's files and what is wrong with it; parses every line."""
+        return checking.check(self.directory)
 
-    def _start(self, segment: Segment) -> SessionStart | None:
-        record = next(self._records([segment]), None)
-        return record if isinstance(record, SessionStart) else None
-
-    def _ended_with_nothing_pending(self, segment: Segment) -> bool:
-        line = next(self._lines_from_end(segment), None)
-        record = self._read(segment.path, line) if line else None
-        return isinstance(record, SessionEnd) and record.pending == 0
-
-    def _records(self, chosen: list[Segment], *markers: bytes) -> Iterator[Record]:
-        """The records of these segments in order; with markers, only lines that hold each of them.
-
-        A line that does not begin as ours do is always looked at, so that it is noted as unreadable.
-        """
-        for segment in chosen:
-            with files.reading(segment.path), segment.path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # being written, or torn: not acknowledged either way
-                    if not line.startswith(_KNOWN) or all(marker in line for marker in markers):
-                        record = self._read(segment.path, line)
-                        if record is not None:
-                            yield record
-
-    def _lines_from_end(self, segment: Segment) -> Iterator[bytes]:
-        with files.reading(segment.path):
-            yield from files.lines_from_end(segment.path)
-
-    def _read(self, path: Path, line: bytes) -> Record | None:
-        try:
-            return from_line(line)
-        except UnreadableRecord as error:
-            problems = self.unreadable.setdefault(path, [])
-            if str(error) not in problems and len(problems) < 10:
-                problems.append(str(error))
-            return None
+    def _of(self, sessions: Collection[int] | None) -> list[Segment]:
+        return [s for s in self._scan.segments() if sessions is None or s.session in sessions]
 
 
-class Document(Mapping[str, Any]):
-    """A recording as a TinyDB query sees it; its body is parsed only when a query asks for what is in it."""
-
-    _PLAIN = ("id", "session", "code", "received_at", "method", "target", "source", "verdict", "portal", "remote")
-    _PARSED = ("data", "auth", "ts", "fields")
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-
-    def __getitem__(self, key: str) -> Any:
-        if key in self._PLAIN:
-            return getattr(self._recording, key)
-        if key in self._PARSED:
-            return getattr(self._recording.event, key)
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._PLAIN + self._PARSED)
-
-    def __len__(self) -> int:
-        return len(self._PLAIN) + len(self._PARSED)
+def _parsed(documents: Iterable[Document]) -> Iterator[Recording]:
+    return (recording for document in documents if (recording := document.recording) is not None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
 from b24tunnel.journal import files
+from b24tunnel.journal.files import LaterFormat
 from b24tunnel.journal.writer import JournalWriter, Position
 from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, from_line
 
@@ -26,9 +28,20 @@ class Tail:
     """Reads the complete lines of one session from a position on; memory is that of one chunk or one line."""
 
     def __init__(
-        self, directory: Path, session: int, position: Position | None = None, *, keep_open: bool = False
+        self,
+        directory: Path,
+        session: int,
+        position: Position | None = None,
+        *,
+        keep_open: bool = False,
+        skipped: Callable[[LaterFormat], None] = lambda later: None,
     ) -> None:
-        """``keep_open``: hold the file between reads, so that reading on needs no descriptor, until `close`."""
+        """``keep_open``: hold the file between reads, so that reading on needs no descriptor, until `close`.
+
+        Without it the file is held only until it was read to its end: a `prune` may put another one in its place,
+        which is shorter, so that there is nothing to be read beyond that end.
+        ``skipped`` is told of each segment of a later format, whose lines are not read.
+        """
         self.session = session
         self.position = position or Position(1, 0)
         self._directory = directory
@@ -36,6 +49,9 @@ class Tail:
         self._keep_open = keep_open
         self._file: BinaryIO | None = None
         self._open_segment = 0
+        self._skipped = skipped
+        self._known_segment = 0  # whose format is ours
+        self._later_segment = 0  # whose format is a later one
 
     def close(self) -> None:
         """Close the file that is held, if any."""
@@ -76,19 +92,35 @@ class Tail:
         return min((number for number in listed if number > self.position.segment), default=None)
 
     def _read_segment(self, limit: Position | None) -> list[bytes]:
+        if self._later_segment == self.position.segment:
+            return []
         path = files.segment_path(self._directory, self.session, self.position.segment)
         bound = limit.offset if limit is not None and limit.segment == self.position.segment else None
-        data = b""
+        data, at_end = b"", True
         with files.reading(path):
             file = self._opened(path)
             file.seek(self.position.offset)
             room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
             data = file.read(room)
+            at_end = len(data) < room or bound is not None
             if data and not data.endswith(b"\n"):
                 data = _whole_lines(data, file.readline())
-        if not self._keep_open:
+            if data and self._is_later(file, path):
+                data, at_end = b"", True
+        if at_end and not self._keep_open:
             self.close()
         return [line + b"\n" for line in data[:-1].split(b"\n")] if data else []
+
+    def _is_later(self, file: BinaryIO, path: Path) -> bool:
+        if self._known_segment == self.position.segment:
+            return False
+        later = files.later_format_of(file, path)
+        if later is None:
+            self._known_segment = self.position.segment
+            return False
+        self._later_segment = self.position.segment
+        self._skipped(later)
+        return True
 
     def _opened(self, path: Path) -> BinaryIO:
         if self._file is None or self._open_segment != self.position.segment:
@@ -142,20 +174,35 @@ def rest(writer: JournalWriter, tail: Tail) -> Iterator[Record]:
         yield from_line(line)
 
 
-async def follow_directory(directory: Path) -> AsyncIterator[Recording | Attempt]:
+async def follow_directory(
+    directory: Path, skipped: Callable[[LaterFormat], None] = lambda later: None
+) -> AsyncIterator[Recording | Attempt]:
     """Recordings and attempts of all sessions as other processes write them, from now on.
+
+    ``skipped`` is told of each file that a later b24tunnel writes, which is not read.
 
     Files of other processes give no signal that works everywhere, so they are looked at five times a second.
     """
     tails: dict[int, Tail] = {}
     for segment in files.segments(directory):
-        tails[segment.session] = Tail(
-            directory, segment.session, Position(segment.number, files.end_of_lines(segment.path))
-        )
+        end = Position(segment.number, files.end_of_lines(segment.path))
+        tails[segment.session] = Tail(directory, segment.session, end, skipped=skipped)
+    try:
+        async with aclosing(_in_rounds(directory, tails, skipped)) as records:
+            async for record in records:
+                yield record
+    finally:
+        for tail in tails.values():
+            tail.close()
+
+
+async def _in_rounds(
+    directory: Path, tails: dict[int, Tail], skipped: Callable[[LaterFormat], None]
+) -> AsyncGenerator[Recording | Attempt, None]:
     while True:
         quiet = True
         for session, own in groupby(files.segments(directory), key=attrgetter("session")):
-            tail = tails.setdefault(session, Tail(directory, session))
+            tail = tails.setdefault(session, Tail(directory, session, skipped=skipped))
             numbers = [segment.number for segment in own]
             for _ in range(_LINES_A_ROUND):
                 if (line := tail.next(listed=numbers)) is None:
