@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 # A sender that stops in the middle of its body gives its connection back after this long.
 BODY_SECONDS = 60.0
@@ -57,7 +58,8 @@ class Bodies:
         declared = request.headers.get("Content-Length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_body:
             raise self._too_large()
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        # RFC 9110 §10.1.1: older senders take it for the answer.
+        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         share = _Share()

@@ -25,10 +25,16 @@ class BoundedServer(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         on_crowded: Callable[[], None],
+        on_error: Callable[[BaseException | None], web.Response],
         **settings: Any,
     ) -> None:
-        """``settings`` are those of `aiohttp.web.Server`."""
+        """``on_error`` makes the answer to what is no HTTP (`HttpProcessingError`) and to failures of ours.
+
+        ``settings`` are those of `aiohttp.web.Server`.
+        """
         super().__init__(self._handle, **settings)
+        self.on_error = on_error
+        self._settings = settings
         self._handler = handler
         self._on_crowded = on_crowded
         self._most = _most_connections()
@@ -47,10 +53,10 @@ class BoundedServer(web.Server):
                 return _Refusing()
             self._end(making_room)
         # Counted already here: many may be accepted before the first of them is made.
-        connection = self()
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self, loop=loop, **self._settings)
         self._open += 1
         self._idle[connection] = None
-        loop = asyncio.get_running_loop()
         self._silent[connection] = loop.call_later(HEAD_SECONDS, self._end, connection)
         return connection
 
@@ -90,6 +96,29 @@ class BoundedServer(web.Server):
         self._silent.pop(connection, None)
         if connection.transport is not None:
             connection.transport.abort()
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's, which by itself quotes in its answer what it could not read, and logs it with a traceback."""
+
+    __slots__ = ("_on_error",)
+
+    def __init__(self, server: BoundedServer, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._on_error = server.on_error
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is on its way already")
+        answer = self._on_error(exc)
+        answer.force_close()
+        return answer
 
 
 class _Refusing(asyncio.Protocol):

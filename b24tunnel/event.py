@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from b24tunnel import form
@@ -57,7 +56,7 @@ class Event:
         auth = self.fields.get("auth")
         return auth if isinstance(auth, dict) else None
 
-    @cached_property
+    @property
     def ts(self) -> datetime | None:
         """When Bitrix24 queued the event (aware, UTC, whole seconds); None where absent or no number."""
         text = _text(self.fields.get("ts"))

@@ -29,6 +29,8 @@ MAX_NESTING: Final = 64
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
+_AT_ONCE: Final = 1 << 16
+
 _PAIR = re.compile(rb"[^&\0]+")
 _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _ESCAPED = re.compile(r"\\([\\.])|(\.)")
@@ -345,7 +347,20 @@ def _leaf_paths(array: _Array[_Span], above: tuple[str, ...] = ()) -> Iterator[t
 
 def _unescape(spelled: bytes) -> bytes:
     """urldecode: `+` is a space, a percent sign without two hex digits stays."""
-    return unquote_to_bytes(spelled.replace(b"+", b" "))
+    text = spelled.replace(b"+", b" ")
+    if len(text) <= _AT_ONCE:
+        return unquote_to_bytes(text)
+    # It takes a text apart at each percent sign, which of a very long one is more than memory holds.
+    pieces = []
+    start = 0
+    while start < len(text):
+        end = start + _AT_ONCE
+        percent = text.rfind(b"%", end - 2, end)
+        if percent >= 0:
+            end = percent  # an escape stays whole
+        pieces.append(unquote_to_bytes(text[start:end]))
+        start = end
+    return b"".join(pieces)
 
 
 def _decode(text: bytes) -> str:

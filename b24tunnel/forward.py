@@ -25,12 +25,13 @@ TIMEOUT = 60.0
 CONCURRENCY = 8
 ANSWER_BYTES = 64 * 1024
 
-# RFC 9110 §7.6.1 and RFC 9112: these speak of one connection. Expect is settled with our own sender, and Host
-# and Content-Length are made anew for the handler's connection.
+# RFC 9110 §7.6.1 and RFC 9112: these speak of one connection. Expect is settled with our own sender, and Host,
+# Content-Length and the recording's id are made anew.
 _NOT_FORWARDED = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
         *("te", "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length"),
+        "x-b24tunnel-recording",
     }
 )
 # What aiohttp would add on its own.

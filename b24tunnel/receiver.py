@@ -23,6 +23,8 @@ MAX_BODY = 32 * 1024 * 1024
 # A delivery by GET carries everything in its request line.
 _LONGEST_LINE = 64 * 1024
 _SECONDS_BETWEEN_WORDS = 60.0
+# Without it aiohttp names its own version and Python's.
+_NAMELESS = {"Server": "b24tunnel"}
 _ACCEPTED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -72,9 +74,12 @@ class Receiver:
         protocols = self._protocols = BoundedServer(
             self._answer,
             self._crowded,
+            self._unanswered,
             auto_decompress=False,
             access_log=None,
             logger=self._logger(),
+            # A sender whose body was not taken is listened to for so long, so that it can read why.
+            lingering_time=1.0,
             max_line_size=_LONGEST_LINE,
             max_field_size=_LONGEST_LINE,
         )
@@ -97,7 +102,9 @@ class Receiver:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         target = request.raw_path
-        path = target.partition("?")[0].rstrip("/")
+        path = _path_of(target)
+        if request.method == "CONNECT":  # whoever asks for a tunnel takes 200 for one
+            path = ""
         if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path):
             self._reject("for another path than the handler's", 404)
             return _plain(404, "There is nothing here.")
@@ -140,7 +147,7 @@ class Receiver:
         self.recorded += 1
         if version == HttpVersion11 and request.keep_alive:
             return _ACKNOWLEDGED
-        return web.Response()
+        return web.Response(headers=_NAMELESS)
 
     def _refuse_body(self, refusal: BodyRefused) -> web.StreamResponse:
         if refusal.status == 503:
@@ -171,26 +178,31 @@ class Receiver:
             self._on_trouble,
         )
 
-    def _logger(self) -> logging.Logger:
-        """A logger for aiohttp that tells failures of ours in one sentence.
+    def _unanswered(self, failure: BaseException | None) -> web.Response:
+        if isinstance(failure, HttpProcessingError):
+            self._reject("that is no HTTP", 400)
+            return _plain(400, "This is no HTTP.")
+        self._tell_failure(failure)
+        return _plain(500, "An error of b24tunnel.")
 
-        aiohttp logs a request that is no HTTP with a traceback and its request line, which may hold a token: it
-        is only counted.
-        """
-        receiver = self
+    def _tell_failure(self, failure: BaseException | None) -> None:
+        name = type(failure).__name__
+        self._seldom.say(
+            f"failure {name}",
+            f"A request was not answered because of an error of b24tunnel ({name}).",
+            f"{{count}} more were not answered within a minute because of an error of b24tunnel ({name}).",
+            self._on_trouble,
+        )
+
+    def _logger(self) -> logging.Logger:
+        """A logger for aiohttp that tells failures of ours in one sentence."""
+        tell = self._tell_failure
 
         class Telling(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                failure = record.exc_info[0] if record.exc_info else None
-                if failure is None:
-                    return
-                if issubclass(failure, HttpProcessingError):
-                    receiver._reject("that is no HTTP", 400)
-                else:
-                    name = failure.__name__
-                    receiver._on_trouble(f"A request was not answered because of an error of b24tunnel ({name}).")
+                tell(record.exc_info[1] if record.exc_info else None)
 
-        logger = logging.Logger("b24tunnel.receiver", logging.DEBUG)
+        logger = logging.Logger("b24tunnel.receiver", logging.ERROR)
         logger.addHandler(Telling())
         return logger
 
@@ -216,4 +228,12 @@ _ACKNOWLEDGED = _Acknowledgement()
 
 
 def _plain(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text + "\n")
+    return web.Response(status=status, text=text + "\n", headers=_NAMELESS)
+
+
+def _path_of(target: str) -> str:
+    """The path of a request target, which may be a whole address (RFC 9112 §3.2.2)."""
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return path.rstrip("/")

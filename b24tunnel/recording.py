@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from json.encoder import encode_basestring as _quoted  # in C
 from typing import Any, Literal, TypeVar, cast
 
@@ -68,13 +67,19 @@ class Recording:
     portal: str | None = None
     name: str | None = None
 
-    @cached_property
+    @property
     def event(self) -> Event:
-        """The parsed view of the delivery (query and body); an empty one beyond the codec's bound."""
-        try:
-            return Event.from_request(self.target, self.body)
-        except FormError:
-            return Event({})
+        """The parsed view of the delivery (query and body), kept; an empty one beyond the codec's bound."""
+        # functools.cached_property of Python 3.11 has one lock for all recordings: a small one would wait for a
+        # large one that another thread reads.
+        kept: Event | None = self.__dict__.get("_event")
+        if kept is None:
+            try:
+                kept = Event.from_request(self.target, self.body)
+            except FormError:
+                kept = Event({})
+            self.__dict__["_event"] = kept
+        return kept
 
     @property
     def session(self) -> int:

@@ -30,14 +30,15 @@ _SECRET_HEADERS = frozenset(
 _TELLING = "access_token|refresh_token|application_token|client_secret|event_token|auth_id|refresh_id|app_sid"
 _ANY = "|".join(map(re.escape, sorted(SECRET_FIELDS)))
 # "name": "value" of JSON, with whatever JSON value follows that is no object or list.
-_IN_JSON = re.compile(rf'("(?:{_ANY})"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
+_IN_JSON = re.compile(rf'("(?:{_ANY})"\s{{0,40}}:\s{{0,40}})("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
 # [name] => value and 'name' => 'value' of PHP, 'name': 'value' of Python, name=value of a form.
-_QUOTE = r"""(?:\\*["']|&quot;|&\#0?39;|\\u0022)"""
+# Each repetition has a bound: anybody can send a megabyte of quotes.
+_QUOTE = r"""(?:\\{0,8}["']|&quot;|&\#0?39;|\\u0022)"""
 _IN_DUMPS = re.compile(
     rf"""((?:(?<![a-z0-9_])|(?<=5B)|(?<=u0022))(?:{_TELLING})  # the name
-        (?:{_QUOTE}|\]|%(?:25)*5D|</?\w+>|>)*\s*                  # what may close it
-        (?:=>|[:=;]|%(?:25)*3D|(?<=>))\s*                         # what stands between
-        (?:string\(\d+\)\s*|s:\d+:)?\[?{_QUOTE}?(?:<\w+>)?)       # PHP's lengths, what may open the value
+        (?:{_QUOTE}|\]|%(?:25){{0,4}}5D|</?\w{{1,20}}>|>){{0,8}}\s{{0,40}}  # what may close it
+        (?:=>|[:=;]|%(?:25){{0,4}}3D|(?<=>))\s{{0,40}}             # what stands between
+        (?:string\(\d{{1,9}}\)\s{{0,9}}|s:\d{{1,9}}:)?\[?{_QUOTE}?(?:<\w{{1,20}}>)?)  # lengths, what opens it
         (?!\[?masked\])[^\s"'&,;<)\]}}\\]+""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -9,7 +9,10 @@ from b24tunnel.event import Event
 from b24tunnel.form import FormError
 from b24tunnel.recording import Verdict
 
+# What is looked into while the sender waits is bounded: an event has a few dozen pairs, a short code and a token.
 _MOST_PAIRS = 20_000
+_MOST_BYTES = 16 * 1024
+_LONGEST_CODE = 255
 
 # The pairs that may have a part in `event` or in `auth[application_token]`. Passed over are names of plain
 # characters with another root, and other plain keys right below `auth`: whatever PHP makes of them, these two stay
@@ -26,31 +29,41 @@ def judge(target: str, body: bytes, application_token: str | None) -> tuple[str 
     """The event's code (None: no event), and the verdict on the delivery ("Secure event handlers").
 
     ``target`` is the request target with its query. ``application_token`` is the portal's, None where it is not
-    known. A delivery of very many pairs is not looked into: no event has so many.
+    known. A delivery of more pairs than any event has is not looked into, nor are codes and tokens of any length.
     """
-    if body.count(b"&") + target.count("&") > _MOST_PAIRS:
+    query = target.partition("?")[2]
+    if body.count(b"&") + query.count("&") > _MOST_PAIRS:
         return None, "unverified"
-    code, token = _code_and_token(target, body)
+    code, token = _code_and_token(query, body)
+    if code is not None and len(code) > _LONGEST_CODE:
+        code = None
     if application_token is None or token is None:
         return code, "unverified"
     same = hmac.compare_digest(_octets(token), _octets(application_token))
     return code, "verified" if same else "mismatched"
 
 
-def _code_and_token(target: str, body: bytes) -> tuple[str | None, str | None]:
-    """What `Event` would say of both, without reading the whole delivery where its query is empty."""
-    event = None
+def _code_and_token(query: str, body: bytes) -> tuple[str | None, str | None]:
+    """What `Event` would say of both, without reading the whole delivery."""
+    pairs = _with_a_part(body)
+    if not query and (plain := _plain(pairs)) is not None:
+        return plain
+    body_part = b"&".join(pairs)
+    query_part = b"&".join(_with_a_part(_octets(query)))
+    if len(body_part) + len(query_part) > _MOST_BYTES:
+        return None, None
     try:
-        if "?" in target or b"\0" in body:
-            event = Event.from_request(target, body)
-        else:
-            pairs = _WITH_A_PART.findall(b"&" + body)
-            if (plain := _plain(pairs)) is not None:
-                return plain
-            event = Event.from_body(b"&".join(pairs))
+        event = Event.from_request("?" + query_part.decode("utf-8", "surrogateescape"), body_part)
     except FormError:  # over the codec's bound: kept like any other bytes
         return None, None
     return event.code, event.application_token
+
+
+def _with_a_part(form: bytes) -> list[bytes]:
+    if b"\0" in form:
+        form = form.partition(b"\0")[0]  # where PHP stops reading
+    pairs: list[bytes] = _WITH_A_PART.findall(b"&" + form)
+    return pairs
 
 
 def _plain(pairs: list[bytes]) -> tuple[str, str] | None:

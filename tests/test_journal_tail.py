@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from b24tunnel.journal import JournalUnwritable, JournalWriter, Tail, files, follow, follow_directory, rest, writer
+from b24tunnel.journal import tail as tail_module
 from b24tunnel.journal.writer import Position
 from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, from_line, to_line
 
@@ -44,6 +45,38 @@ async def taken(records: AsyncIterator[Any], count: int) -> list[str]:
 
 def numbered(first: int, last: int, session: int = 1) -> list[str]:
     return [f"{session}-{number}" for number in range(first, last + 1)]
+
+
+def test_what_its_writer_cut_off_again_is_never_read(tmp_path: Path) -> None:
+    """Part of a batch reached the disk, the rest did not fit, and the senders of both were refused."""
+    start, taken_one, refused, next_one = (
+        to_line(record)
+        for record in (
+            SessionStart(1, NOW),
+            *(Recording(f"1-{number}", NOW, "POST", "/", (), b"event=A") for number in (1, 2, 3)),
+        )
+    )
+    first, second = (files.segment_path(tmp_path, 1, number) for number in (1, 2))
+    first.write_bytes(start + taken_one + refused)
+    tail = Tail(tmp_path, 1, keep_open=True)
+    assert tail.next(Position(1, len(start))) == start
+    synced = Position(1, len(start + taken_one))
+    assert [tail.next(synced) for _ in range(2)] == [taken_one, None]
+    os.truncate(first, synced.offset)
+    second.write_bytes(start + next_one)
+    synced = Position(2, len(start + next_one))
+    assert [tail.next(synced) for _ in range(3)] == [start, next_one, None]
+    tail.close()
+
+
+def test_a_line_that_is_longer_than_what_is_read_at_once_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "_CHUNK", 100)
+    lines = [to_line(Recording(f"1-{n}", NOW, "POST", "/", (), b"x" * 300 * n)) for n in range(1, 5)]
+    files.segment_path(tmp_path, 1, 1).write_bytes(b"".join(lines) + lines[0][:250])
+    tail = Tail(tmp_path, 1)
+    assert [tail.next() for _ in range(5)] == [*lines, None]
 
 
 class TestInTheWritingProcess:

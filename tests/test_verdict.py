@@ -62,6 +62,20 @@ def test_a_delivery_of_very_many_pairs_is_not_looked_into() -> None:
     assert judge("/b24/x", b"event=ONX&" + b"a=1&" * 30_000, TOKEN) == (None, "unverified")
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"event=" + b"A" * 255, ("A" * 255, "unverified")),
+        (b"event=" + b"A" * 256, (None, "unverified")),
+        (b"event=" + b"%41" * 10_000, (None, "unverified")),
+        (b"event=ONX&auth[application_token]=" + b"x" * 20_000, (None, "unverified")),
+        (b"event=ONX&data[text]=" + b"x" * 1_000_000, ("ONX", "unverified")),
+    ],
+)
+def test_codes_and_tokens_of_any_length_are_not_looked_into(body: bytes, expected: tuple[str | None, str]) -> None:
+    assert judge("/b24/x", body, TOKEN) == expected
+
+
 _names = st.sampled_from(
     [
         *("event", "auth", "data", "events", "authx", "ev", "event_handler_id", "ts", " event", ".auth", "+auth"),

@@ -7,10 +7,10 @@ import errno
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from io import FileIO
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
 
 from b24tunnel.journal import files
 from b24tunnel.journal.files import LaterFormat
@@ -47,7 +47,7 @@ class Tail:
         self._directory = directory
         self._ahead: deque[bytes] = deque()
         self._keep_open = keep_open
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._open_segment = 0
         self._skipped = skipped
         self._known_segment = 0  # whose format is ours
@@ -103,15 +103,14 @@ class Tail:
             room = _CHUNK if bound is None else min(_CHUNK, bound - self.position.offset)
             data = file.read(room)
             at_end = len(data) < room or bound is not None
-            if data and not data.endswith(b"\n"):
-                data = _whole_lines(data, file.readline())
+            data = _whole_lines(data, file)
             if data and self._is_later(file, path):
                 data, at_end = b"", True
         if at_end and not self._keep_open:
             self.close()
         return [line + b"\n" for line in data[:-1].split(b"\n")] if data else []
 
-    def _is_later(self, file: BinaryIO, path: Path) -> bool:
+    def _is_later(self, file: FileIO, path: Path) -> bool:
         if self._known_segment == self.position.segment:
             return False
         later = files.later_format_of(file, path)
@@ -122,19 +121,22 @@ class Tail:
         self._skipped(later)
         return True
 
-    def _opened(self, path: Path) -> BinaryIO:
+    def _opened(self, path: Path) -> FileIO:
         if self._file is None or self._open_segment != self.position.segment:
             self.close()
-            self._file = path.open("rb")
+            # Without a buffer, which would keep what a writer cuts off again when it could not finish it.
+            self._file = path.open("rb", buffering=0)
             self._open_segment = self.position.segment
         return self._file
 
 
-def _whole_lines(data: bytes, rest: bytes) -> bytes:
-    """``data`` up to the end of its last line, which may go on in ``rest``."""
-    if rest.endswith(b"\n"):
-        return data + rest
-    return data[: data.rfind(b"\n") + 1]
+def _whole_lines(data: bytes, file: FileIO) -> bytes:
+    """``data`` up to the end of its last line; where it has none, with what follows up to the end of one."""
+    pieces = [data]
+    while pieces[-1] and b"\n" not in pieces[-1]:
+        pieces.append(file.read(_CHUNK))
+    pieces[-1] = pieces[-1][: pieces[-1].rfind(b"\n") + 1]
+    return b"".join(pieces) if pieces[-1] else b""
 
 
 async def _at_once() -> None:

@@ -464,7 +464,8 @@ class Soak:
             quiet = time.monotonic() - still[1] > _QUIET_SECONDS
             return told and quiet and not (self._progress.unsettled - removed - settled)
 
-        behind = len(self._book.acknowledged) - self._progress.recorded + len(self._progress.unsettled)
+        # What hung up is recorded without being acknowledged, so this may be less than nothing.
+        behind = max(0, len(self._book.acknowledged) - self._progress.recorded) + len(self._progress.unsettled)
         print(f"the load is over; {behind} are not told to be handed over yet", file=sys.stderr, flush=True)
         try:
             wait_until(is_settled, f"{behind} recordings are handed over", 30 + behind / 100)
