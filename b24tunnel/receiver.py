@@ -103,11 +103,8 @@ class Receiver:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         target = request.raw_path
         path = _path_of(target)
-        if request.method == "CONNECT":  # whoever asks for a tunnel takes 200 for one
-            path = ""
-        if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path):
-            self._reject("for another path than the handler's", 404)
-            return _plain(404, "There is nothing here.")
+        if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path) or request.method == "CONNECT":
+            return self._nothing_here(request)
         body = self._bodies.at_once(request)
         if body is not None:
             return await self._record(request, target, body)
@@ -149,6 +146,13 @@ class Receiver:
             return _ACKNOWLEDGED
         return web.Response(headers=_NAMELESS)
 
+    def _nothing_here(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._reject("for another path than the handler's", 404)
+        answer = _plain(404, "There is nothing here.")
+        if request.method == "CONNECT":  # what follows is not for us; and a 200 would have been taken for a tunnel
+            answer.force_close()
+        return answer
+
     def _refuse_body(self, refusal: BodyRefused) -> web.StreamResponse:
         if refusal.status == 503:
             self.refused += 1
@@ -157,7 +161,10 @@ class Receiver:
         if refusal.news is not None:
             more = f"{{count}} more bodies were not taken within a minute ({refusal.status})."
             self._seldom.say(f"body {refusal.status}", refusal.news, more, self._on_trouble)
-        return _plain(refusal.status, refusal.text)
+        answer = _plain(refusal.status, refusal.text)
+        if refusal.status != 503:  # the rest of the body is not waited for
+            answer.force_close()
+        return answer
 
     def _reject(self, which: str, status: int) -> None:
         """Count a request that is no delivery; anybody can send such to a public address."""

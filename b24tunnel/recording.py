@@ -93,7 +93,7 @@ class Recording:
             "v": FORMAT_VERSION,
             "kind": "recording",
             "id": self.id,
-            "received_at": _time_text(self.received_at),
+            "received_at": time_text(self.received_at),
             "code": self.code,
             "request": {
                 "method": self.method,
@@ -173,7 +173,7 @@ class Attempt:
             "recording": self.recording,
             "cause": self.cause,
             "target": self.target,
-            "started_at": _time_text(self.started_at),
+            "started_at": time_text(self.started_at),
             "duration_ms": round(self.duration_ms, 3),
             "status": self.status,
             "headers": self.headers,
@@ -221,7 +221,7 @@ class SessionStart:
             "kind": "session",
             "session": self.session,
             "purpose": self.purpose,
-            "started_at": _time_text(self.started_at),
+            "started_at": time_text(self.started_at),
             "forward": self.forward,
         }
 
@@ -252,7 +252,7 @@ class SessionEnd:
         return {
             "v": FORMAT_VERSION,
             "kind": "end",
-            "ended_at": _time_text(self.ended_at),
+            "ended_at": time_text(self.ended_at),
             "pending": self.pending,
         }
 
@@ -297,7 +297,7 @@ def _recording_text(recording: Recording) -> str:
         body = f'"body_base64":{_quoted(base64.b64encode(recording.body).decode("ascii"))}'
     return (
         f'{{"v":{FORMAT_VERSION},"kind":"recording","id":{_quoted(recording.id)},'
-        f'"received_at":"{_time_text(recording.received_at)}",'
+        f'"received_at":"{time_text(recording.received_at)}",'
         f'"code":{"null" if code is None else _quoted(code)},'
         f'"request":{{"method":{_quoted(recording.method)},"target":{_quoted(recording.target)},'
         f'"http_version":{_quoted(recording.http_version)},"headers":[{headers}],{body}}},'
@@ -390,7 +390,8 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _time_text(moment: datetime) -> str:
+def time_text(moment: datetime) -> str:
+    """A moment as the journal has it: UTC, to the microsecond."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
     return moment.isoformat(timespec="microseconds")[:26] + "Z"

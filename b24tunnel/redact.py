@@ -30,7 +30,9 @@ _SECRET_HEADERS = frozenset(
 _TELLING = "access_token|refresh_token|application_token|client_secret|event_token|auth_id|refresh_id|app_sid"
 _ANY = "|".join(map(re.escape, sorted(SECRET_FIELDS)))
 # "name": "value" of JSON, with whatever JSON value follows that is no object or list.
-_IN_JSON = re.compile(rf'("(?:{_ANY})"\s{{0,40}}:\s{{0,40}})("(?:[^"\\]|\\.)*"|[^\s"{{\[,}}\]]+)', re.IGNORECASE)
+_IN_JSON = re.compile(
+    rf'("(?:{_ANY})"\s{{0,40}}:\s{{0,40}})("(?:[^"\\]++|\\.)*+"|[^\s"{{\[,}}\]]+)', re.IGNORECASE
+)
 # [name] => value and 'name' => 'value' of PHP, 'name': 'value' of Python, name=value of a form.
 # Each repetition has a bound: anybody can send a megabyte of quotes.
 _QUOTE = r"""(?:\\{0,8}["']|&quot;|&\#0?39;|\\u0022)"""
@@ -46,8 +48,10 @@ _IN_DUMPS = re.compile(
 _IN_ADDRESSES = re.compile(
     r"([?&](?:auth|code|token)=|/rest/\d+/|\b(?:Bearer|Basic)\s+)(?!\[masked\])[^\s/&\"'<>#\\]{6,}", re.IGNORECASE
 )
-# The parts of a multipart body: name="…", its other headers, an empty line, the value.
-_IN_MULTIPART = re.compile(r'(name="([^"\r\n]*)"[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(?=\r?\n--)', re.DOTALL)
+# Where a part of a multipart body ends, and its beginning: name="…", its other headers, an empty line.
+_PART_END = re.compile(r"(\r?\n--)")
+_PART_HEAD = re.compile(r'name="([^"\r\n]{0,200})"[^\r\n]{0,500}\r?\n(?:[^\r\n]{1,500}\r?\n){0,20}\r?\n')
+_LONGEST_PART_HEAD = 4000
 
 # A shorter value would be found inside words and numbers that are no secrets.
 _SHORTEST_BY_VALUE = 6
@@ -117,7 +121,7 @@ class Masker:
             return MASK
         pieces.append(body[end:])
         text = b"".join(pieces).decode("utf-8", "backslashreplace")
-        return self.text(_IN_MULTIPART.sub(_masked_part, text) if 'name="' in text else text)
+        return self.text("".join(map(_masked_part, _PART_END.split(text))) if 'name="' in text else text)
 
     def cut_text(self, text: str) -> str:
         """Text that was cut off somewhere: also without the beginning of a secret at its end."""
@@ -157,9 +161,12 @@ def shown_url(url: str) -> str:
     return Masker(()).target(url)
 
 
-def _masked_part(part: re.Match[str]) -> str:
-    secret = any(map(is_secret_field, re.split(r"[\[\]]+", part[2])))
-    return part[1] + (MASK if secret else part[3])
+def _masked_part(part: str) -> str:
+    """A part of a multipart body, without its value where that is secret."""
+    head = _PART_HEAD.search(part, 0, _LONGEST_PART_HEAD)
+    if head is None or not any(map(is_secret_field, re.split(r"[\[\]]+", head[1]))):
+        return part
+    return part[: head.end()] + MASK
 
 
 def _spellings(secret: str) -> Iterator[str]:

@@ -26,13 +26,21 @@ class Place:
         self.gate.set()
         self.under_way = 0
         self.crowded = 0
+        self.broken = False
+        self.failures: list[BaseException | None] = []
         self.open: list[asyncio.StreamWriter] = []
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.broken:
+            raise RuntimeError
         self.under_way += 1
         await self.gate.wait()
         self.under_way -= 1
         return web.Response()
+
+    def failed(self, failure: BaseException | None) -> web.Response:
+        self.failures.append(failure)
+        return web.Response(status=500)
 
     def crowd(self) -> None:
         self.crowded += 1
@@ -44,7 +52,7 @@ class Place:
         return reader
 
     async def start(self) -> None:
-        self.protocols = BoundedServer(self.answer, self.crowd, access_log=None)
+        self.protocols = BoundedServer(self.answer, self.crowd, self.failed, access_log=None)
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(self.protocols.new_connection, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
@@ -134,6 +142,15 @@ async def test_one_that_has_had_an_answer_may_stay(place: Place, monkeypatch: py
     await ended(await place.connect())  # so long have we waited
     place.open[0].write(REQUEST)
     assert await status(kept) == 200
+
+
+async def test_what_goes_wrong_is_answered_by_its_owner_and_ends_the_connection(place: Place) -> None:
+    place.broken = True
+    for broken in (b"nonsense\r\n\r\n", REQUEST):
+        reader = await place.connect(broken)
+        assert await status(reader) == 500
+        await ended(reader)
+    assert [type(failure).__name__ for failure in place.failures] == ["BadHttpMethod", "RuntimeError"]
 
 
 def test_the_bound_is_half_of_the_files_that_may_be_open() -> None:

@@ -125,7 +125,6 @@ class TestExpect:
         assert (await place.exchange(post(EVENT, PATH, "Expect: the-unexpected"))).status == 200
         assert place.bodies() == [EVENT]
 
-    @pytest.mark.xfail(strict=True, reason="an HTTP/1.0 sender gets a 100 that it takes for the answer")
     async def test_a_sender_of_http_1_0_gets_no_100(self, place: Place) -> None:
         # RFC 9110 §10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore
         # that expectation."
@@ -291,7 +290,6 @@ class TestHeads:
                 assert (await sender.answer()).status == 200
         assert place.bodies() == [b"n=0", b"n=1"]
 
-    @pytest.mark.xfail(strict=True, reason="a target in absolute form is answered 404")
     async def test_a_target_may_be_a_whole_address(self, place: Place) -> None:
         # RFC 9112 §3.2.2: "a server MUST accept the absolute-form in requests".
         assert (await place.exchange(post(EVENT, f"http://hooks.example.org{PATH}"))).status == 200
@@ -346,9 +344,6 @@ class TestSlowSenders:
             dripping.cancel()
         assert place.bodies() == []
 
-    @pytest.mark.xfail(
-        strict=True, reason="after its 408 a sender may go on dripping for aiohttp's ten seconds of lingering"
-    )
     async def test_its_connection_is_free_at_once(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
         async with await place.connect() as sender:

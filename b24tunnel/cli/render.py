@@ -6,23 +6,26 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import click
 
-from b24tunnel.cli.terminal import counted, json_line, visible
+from b24tunnel.cli.terminal import counted, json_line, one_line, visible
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
-from b24tunnel.recording import Attempt, Recording
-from b24tunnel.redact import Masker, shown_url
+from b24tunnel.recording import Attempt, Recording, time_text
+from b24tunnel.redact import MASK, Masker, is_secret_field, shown_url
 
 # Text and whether it goes to standard error.
 Lines = list[tuple[str | bytes, bool]]
 Show = Callable[[], None]
 
 _SHOWN_FIELDS = 3
+_LOOKED_THROUGH = 1000
 _STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow"}
 # Reading more than this for its text would hold up the event loop.
 _LARGE = 64 * 1024
+_LARGEST_DATA = 1024 * 1024
 
 
 def renderer(output: str | None) -> Callable[[Happening], Show]:
@@ -49,26 +52,34 @@ def renderer(output: str | None) -> Callable[[Happening], Show]:
 
 
 def what(recording: Recording) -> str:
-    """The event's code, or the method of a delivery that is no event."""
-    return recording.code or f"{recording.method} (no event)"
+    """The event's code on one line, or the method of a delivery that is no event."""
+    return one_line(recording.code) if recording.code else f"{recording.method} (no event)"
 
 
 def summary(recording: Recording) -> str:
     """The first few values of the event's data in short, secrets masked."""
-    data = Masker.of(recording).value(recording.event.data)
+    masker = Masker.of(recording)
     leaves: list[str] = []
-    waiting: list[tuple[str, Any]] = [("", data)]
+    waiting: list[tuple[str, Any, bool]] = [("", recording.event.data, False)]
     while waiting and len(leaves) <= _SHOWN_FIELDS:
-        path, value = waiting.pop(0)
-        if isinstance(value, Mapping):
-            waiting[:0] = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
-        elif isinstance(value, list):
-            waiting[:0] = [(f"{path}.{place}", item) for place, item in enumerate(value)]
+        path, value, secret = waiting.pop(0)
+        if isinstance(value, Mapping | list):
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting[:0] = [
+                (f"{path}.{key}" if path else str(key), item, secret or is_secret_field(str(key)))
+                for key, item in islice(items, _SHOWN_FIELDS + 1)
+            ]
         elif value is not None:
-            shown = value if len(value) <= 40 else value[:39] + "…"
-            leaves.append(f"{path}={shown}" if path else shown)
+            # Cut before it is looked through, which takes long for a long text.
+            cut = masker.cut_text if len(value) > _LOOKED_THROUGH else masker.text
+            shown = _short(MASK if secret and value else cut(value[:_LOOKED_THROUGH]))
+            leaves.append(f"{_short(path)}={shown}" if path else shown)
     more = " …" if len(leaves) > _SHOWN_FIELDS else ""
-    return " ".join(leaves[:_SHOWN_FIELDS]).replace("\n", "⏎") + more
+    return one_line(" ".join(leaves[:_SHOWN_FIELDS])) + more
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def outcome(attempt: Attempt | None) -> str:
@@ -129,11 +140,12 @@ def as_json(happening: Happening) -> dict[str, Any]:
             "type": "recorded",
             "id": recording.id,
             "code": recording.code,
-            "received_at": recording.to_json()["received_at"],
+            "received_at": time_text(recording.received_at),
             "method": recording.method,
             "target": masker.target(recording.target),
             "size": len(recording.body),
-            "data": masker.value(recording.event.data),
+            # Looking through more would hold up everything else; `show` has it.
+            "data": masker.value(recording.event.data) if len(recording.body) <= _LARGEST_DATA else None,
             "verdict": recording.verdict,
             "remote": recording.remote,
         }
@@ -144,7 +156,7 @@ def as_json(happening: Happening) -> dict[str, Any]:
             "recording": attempt.recording,
             "cause": attempt.cause,
             "target": shown_url(attempt.target),
-            "started_at": attempt.to_json()["started_at"],
+            "started_at": time_text(attempt.started_at),
             "status": attempt.status,
             "duration_ms": round(attempt.duration_ms, 3),
             "error": attempt.error,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +75,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str) -> str:
+    """``text`` with its line ends shown as such, so that none begins a line that nobody wrote."""
+    return re.sub(r"\r?\n|\r", "⏎", text)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: Sequence[str] = ()) -> None:
     """Aligned columns. On a terminal those named in ``shrink`` are cut to its width; elsewhere nothing is cut."""
     from rich.cells import cell_len
@@ -85,7 +91,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: S
     if not console.is_terminal:
         console = Console(highlight=False, width=_UNCUT)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [[visible(cell).replace("\n", "⏎") for cell in row] for row in rows]
+    shown = [[visible(one_line(cell)) for cell in row] for row in rows]
     for place, column in enumerate(columns):
         widest = max((cell_len(row[place]) for row in shown), default=0)
         least = None if column in shrink else max(widest, len(column))
