@@ -63,7 +63,7 @@ async def areplay(
                 on_attempt(recording, attempt)
                 if writer is not None:
                     # The next one is sent meanwhile.
-                    unsynced.append(writer.hand_in(attempt))
+                    unsynced.append(writer.hand_in(attempt, urgent=False))
                     while unsynced[0].done() or len(unsynced) > _MOST_UNSYNCED:
                         await unsynced.popleft()
 

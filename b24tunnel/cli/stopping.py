@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from b24tunnel import event_loop
+if TYPE_CHECKING:
+    import asyncio
 
 
 def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_second_signal: str) -> None:
@@ -18,6 +18,9 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
 
     The second signal ends the process at once, after printing ``at_second_signal``.
     """
+    import asyncio
+
+    from b24tunnel import event_loop
 
     async def run() -> None:
         stop = asyncio.Event()

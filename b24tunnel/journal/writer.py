@@ -8,6 +8,7 @@ import errno
 import os
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,11 @@ from b24tunnel.recording import Record, SessionEnd, SessionStart, to_line
 
 SEGMENT_BYTES = 256 * 1024 * 1024
 _FIRST_SESSIONS_TO_TRY = 1000
+_COLLECT_SECONDS = 0.01
+_MOST_COLLECTED = 1000
+
+# A line, what tells that it is on disk, and whether somebody waits for that.
+_Waiting = tuple[bytes, "asyncio.Future[None]", bool]
 
 # macOS's fsync leaves data in the drive's cache and it has no fdatasync
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -71,7 +77,7 @@ class JournalWriter:
         self.synced = Position(self._segment, self._size)
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"journal-{self.session}", daemon=True)
         self._thread.start()
 
@@ -87,16 +93,17 @@ class JournalWriter:
         """
         await self.hand_in(record)
 
-    def hand_in(self, record: Record) -> asyncio.Future[None]:
+    def hand_in(self, record: Record, *, urgent: bool = True) -> asyncio.Future[None]:
         """`append` for who goes on meanwhile: the future is done when the record is on disk, or was not written.
 
-        Records reach the disk in the order in which they are handed in.
+        Records reach the disk in the order in which they are handed in. Those that are not ``urgent`` are
+        collected for a hundredth of a second.
         """
         if self._closed:
             raise JournalUnwritable("The journal is closed: start a new session.")
         loop = self._loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._waiting.put((to_line(record), done))
+        self._waiting.put((to_line(record), done, urgent))
         return done
 
     def changed(self) -> asyncio.Event:
@@ -158,28 +165,34 @@ class JournalWriter:
     def _work(self) -> None:
         ending = False
         while not ending:
-            batch = []
-            item = self._waiting.get()
-            while True:
-                if item is None:
-                    ending = True
-                    break
-                batch.append(item)
-                try:
-                    item = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
+            batch, ending = self._next_batch()
             if batch:
                 error: Exception | None
                 try:
-                    error = self._commit(b"".join(line for line, _ in batch))
+                    error = self._commit(b"".join([line for line, _, _ in batch]))
                 except Exception as failure:  # no memory, for one: whoever waits must hear of it
                     error = failure
                 position = Position(self._segment, self._size)
                 assert self._loop is not None  # set by the append that filled the batch
                 with contextlib.suppress(RuntimeError):  # the loop was closed under us: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._release, [d for _, d in batch], error, position)
+                    self._loop.call_soon_threadsafe(self._release, [d for _, d, _ in batch], error, position)
         self._close_segment()
+
+    def _next_batch(self) -> tuple[list[_Waiting], bool]:
+        """All records that wait, once there is one, and whether there will be no more."""
+        batch: list[_Waiting] = []
+        item = self._waiting.get()
+        until = time.monotonic() + _COLLECT_SECONDS
+        urgent = False
+        while item is not None:
+            batch.append(item)
+            urgent = urgent or item[2]
+            patience = 0 if urgent or len(batch) >= _MOST_COLLECTED else until - time.monotonic()
+            try:
+                item = self._waiting.get(timeout=patience) if patience > 0 else self._waiting.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
 
     def _commit(self, data: bytes) -> OSError | None:
         try:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -141,10 +142,16 @@ class Processes:
     def run(self, arguments: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> str:
         """Run a process to its end and give what it printed; raises `Failed` where it failed or took longer."""
         with self.running(arguments, env) as process:
+            # Waiting with a time-out looks only now and then, which would be measured too.
+            timer = threading.Timer(seconds, process.kill)
+            timer.daemon = True
+            timer.start()
             try:
-                code = process.popen.wait(seconds)
-            except subprocess.TimeoutExpired:
-                raise Failed(f"{process.name} did not end within {seconds:.0f} s") from None
+                code = process.popen.wait()
+            finally:
+                timer.cancel()
+            if code == -signal.SIGKILL:
+                raise Failed(f"{process.name} did not end within {seconds:.0f} s")
             if code != 0:
                 raise Failed(f"{process.name} ended with {code}: {process.last_word()}")
             return process.said()

@@ -23,8 +23,8 @@ _GOAL = Goal("≥", 0.8)
 _SECONDS_AT_MOST = 300
 _BARE = "bare aiohttp client loop"
 _NOTES = (
-    "Replays read the recordings from the journal as they go; the bare loop has its bodies in memory. Noted: each "
-    "attempt is on disk before the next recording is sent in its place, as `b24tunnel replay` does it.",
+    "Replays read the recordings from the journal as they go; the bare loop has its bodies in memory. Noted: "
+    "attempts are written to the journal meanwhile, and all are on disk in the end, as with `b24tunnel replay`.",
 )
 
 NAMES = tuple(f"replay-{concurrency}{noted}" for concurrency in _CONCURRENCIES for noted in ("", "-noted"))
