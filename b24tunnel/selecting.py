@@ -14,13 +14,14 @@ from typing import Any
 from b24tunnel.errors import WrongUsage
 from b24tunnel.formats.fixture import FixtureNotFound, load
 from b24tunnel.journal import History, Journal
-from b24tunnel.journal.document import Document
+from b24tunnel.journal.document import Document, code_in_head
 from b24tunnel.recording import Recording, parse_id
 
 _LAST = re.compile(r"last(?::([0-9]{1,9}))?", re.ASCII)
 _SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 # Recordings whose attempts are looked at together where only those that failed are wanted.
 _AT_A_TIME = 1000
+_CODES_REMEMBERED = 1000
 
 
 def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterator[Recording]:
@@ -86,6 +87,7 @@ class _Sought:
     matches: Callable[[Document], Any]
     sessions: frozenset[int] | None = None  # where they are; None: anywhere
     left: int | None = None  # how many it selects yet; None: any number
+    by_code: bool = False  # by nothing else
     found: bool = False
 
 
@@ -100,11 +102,16 @@ def _newest_first(
     sessions: set[int] | None = set()
     for one in sought:
         sessions = None if sessions is None or one.sessions is None else sessions | one.sessions
-    for document in journal.newest_first(sessions):
+    # Codes that nothing selects are not looked at again.
+    refused: set[bytes | None] = set()
+    by_code = all(one.by_code for one in sought)
+    for document in journal.newest_first(sessions, refused):
         selecting = [one for one in sought if one.left != 0]
         if not selecting:
             return
         by = [one for one in selecting if one.matches(document)]
+        if by_code and not by and len(refused) < _CODES_REMEMBERED:
+            refused.add(code_in_head(document["code"]))
         counts = any(one.left is not None or not one.found for one in by)
         if counts and document.recording is None:
             continue
@@ -147,7 +154,7 @@ def _part(selector: str, fixtures: Path) -> Recording | _Sought:
     def matches(code: str | None) -> bool:
         return _matches(code, selector)
 
-    return _Sought(selector, lambda document: matches(document["code"]))
+    return _Sought(selector, lambda document: matches(document["code"]), by_code=True)
 
 
 def _not_empty(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:

@@ -111,4 +111,4 @@ def _attempts_from_end(
 def _may_concern(line: bytes, ids: frozenset[bytes]) -> bool:
     """Whether a line may be an attempt with one of these recordings."""
     named = lines.attempted_id(line)
-    return named is None or named[1] in ids
+    return named is None or named in ids

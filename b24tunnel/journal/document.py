@@ -77,6 +77,11 @@ class Document(Mapping[str, Any]):
         return len(_PLAIN) + len(_PARSED)
 
 
+def code_in_head(code: str | None) -> bytes | None:
+    """A code as the heads of lines have it."""
+    return None if code is None else code.encode("utf-8", "surrogateescape")
+
+
 def _moment(text: bytes) -> datetime | None:
     """The time in a line's head; None where it is none, which parsing the line finds wrong as well."""
     try:

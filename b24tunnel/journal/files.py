@@ -175,20 +175,23 @@ def repair(segment: Segment) -> TornLine | None:
         ) from error
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file, each with its newline; memory is that of the longest line."""
+def lines_of(path: Path, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
+    """The complete lines of a file, each with its newline, but for those that begin with one of ``passed_over``.
+
+    Memory is that of the longest line.
+    """
     with path.open("rb", buffering=BUFFER) as file:
         for line in file:
+            if line.startswith(passed_over):
+                continue
             if not line.endswith(b"\n"):
                 return  # being written, or torn: not acknowledged either way
             yield line
 
 
-def lines_from_end(path: Path, without: bytes = b"") -> Iterator[bytes]:
-    """The complete lines of a file, last first, each with its newline; memory is that of the longest line.
-
-    Some of those that begin with ``without`` may be left out: where there are very many, that is quicker.
-    """
+def lines_from_end(path: Path, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
+    """As `lines_of`, last first. Where very many lines begin with the first of ``passed_over``, that is quick."""
+    often = b"\n" + passed_over[0] if passed_over else b""
     with path.open("rb") as file:
         end = _end_of_last_line(file, file.seek(0, os.SEEK_END))
         tail: list[bytes] = []  # pieces of the line that is being put together, last piece first
@@ -197,21 +200,31 @@ def lines_from_end(path: Path, without: bytes = b"") -> Iterator[bytes]:
             file.seek(start)
             block = file.read(end - start)
             end = start
-            if without and (ends := block.count(b"\n")) and block.count(b"\n" + without) == ends:
+            if often and _all_begin(block, often):
                 tail = [block[: block.index(b"\n")]]
                 continue
             pieces = block.split(b"\n")
             if len(pieces) > 1:
                 tail.append(pieces.pop())
-                if line := b"".join(reversed(tail)):
+                line = b"".join(reversed(tail))
+                if line and not line.startswith(passed_over):
                     yield line + b"\n"
                 for piece in reversed(pieces[1:]):
-                    if piece:
+                    if piece and not piece.startswith(passed_over):
                         yield piece + b"\n"
                 tail = []
             tail.append(pieces[0])
-        if line := b"".join(reversed(tail)):
+        line = b"".join(reversed(tail))
+        if line and not line.startswith(passed_over):
             yield line + b"\n"
+
+
+def _all_begin(block: bytes, often: bytes) -> bool:
+    """Whether each line that begins in a block begins so, of which a look at three of them often says no."""
+    for start in (0, len(block) // 3, len(block) * 2 // 3):
+        if not block.startswith(often, block.find(b"\n", start)):
+            return False
+    return block.count(often) == block.count(b"\n")
 
 
 def end_of_lines(path: Path) -> int:

@@ -36,11 +36,20 @@ attempt_head = re.compile(
     rb'"started_at":"' + _TIME + rb'","duration_ms":[0-9][0-9.e+-]*,"status":(?:null|([0-9]{1,9})),'
 ).match  # fmt: skip
 
-# What an attempt's line begins with that names the recording plainly. Group 1: its id.
-attempted_id = re.compile(rb'\{"v":1,"kind":"attempt","recording":"([^"\\]*)"').match
-
 # The recording that a line is or is about, whatever follows. Groups as the first three of the others.
 named_id = re.compile(rb'\{"v":1,"kind":"(?:recording","id|attempt","recording)":"' + _ID + rb'",').match
+
+
+_NAMES = ATTEMPT + b'"recording":"'
+
+
+def attempted_id(line: bytes) -> bytes | None:
+    """The id of the recording that an attempt's line names plainly; None for a line that is to be parsed."""
+    if not line.startswith(_NAMES):
+        return None
+    end = line.find(b'"', len(_NAMES))
+    named = line[len(_NAMES) : end]
+    return None if end < 0 or b"\\" in named else named
 
 
 def code(head: re.Match[bytes]) -> str | None:

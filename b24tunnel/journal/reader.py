@@ -13,7 +13,7 @@ from b24tunnel.journal import check as checking
 from b24tunnel.journal import files
 from b24tunnel.journal.attempts import History
 from b24tunnel.journal.check import Checked
-from b24tunnel.journal.document import Document
+from b24tunnel.journal.document import Document, code_in_head
 from b24tunnel.journal.files import Segment, TornLine
 from b24tunnel.journal.outcomes import Failed
 from b24tunnel.journal.pending import pending
@@ -60,7 +60,7 @@ class Journal:
         A query that TinyDB may cache is not asked again about a code that it refused by the code alone.
         """
         remembering = getattr(query, "is_cacheable", bool)()
-        refused: set[str | None] = set()
+        refused: set[bytes | None] = set()
         for document in self._scan.documents(self._scan.segments(), refused):
             try:
                 holds = query(document)
@@ -74,18 +74,21 @@ class Journal:
             elif remembering and document.only_code and len(refused) < _CODES_REMEMBERED:
                 code = document["code"]
                 if code is None or len(code) <= _LONGEST_CODE_REMEMBERED:
-                    refused.add(code)
+                    refused.add(code_in_head(code))
 
     def documents(self, sessions: Collection[int] | None = None) -> Iterator[Document]:
         """All recordings, or those of some sessions, as they came, parsed no further than asked."""
         return self._scan.documents(self._of(sessions))
 
-    def newest_first(self, sessions: Collection[int] | None = None) -> Iterator[Document]:
+    def newest_first(
+        self, sessions: Collection[int] | None = None, without_codes: Collection[bytes | None] = ()
+    ) -> Iterator[Document]:
         """All recordings, or those of some sessions, newest first, parsed no further than asked.
 
-        They are read from the end of the files, so that the first ones cost little.
+        They are read from the end of the files, so that the first ones cost little. Recordings with one of
+        ``without_codes`` (`code_in_head`), which may grow meanwhile, may be left out.
         """
-        return self._scan.documents(reversed(self._of(sessions)), from_end=True)
+        return self._scan.documents(reversed(self._of(sessions)), without_codes, from_end=True)
 
     def last(self, count: int) -> list[Recording]:
         """The last ``count`` recordings, oldest first, read from the end of the files."""

@@ -33,25 +33,21 @@ class Scan:
         if self.is_later(segment.path):
             return
         with files.reading(segment.path):
-            for line in files.lines_of(segment.path):
-                if not line.startswith(passed_over):
-                    yield line
+            yield from files.lines_of(segment.path, passed_over)
 
     def lines_from_end(self, segment: Segment, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
         """As `lines`, last first."""
         if self.is_later(segment.path):
             return
         with files.reading(segment.path):
-            for line in files.lines_from_end(segment.path, passed_over[0] if passed_over else b""):
-                if not line.startswith(passed_over):
-                    yield line
+            yield from files.lines_from_end(segment.path, passed_over)
 
     def documents(
-        self, segments: Iterable[Segment], without_codes: Collection[str | None] = (), *, from_end: bool = False
+        self, segments: Iterable[Segment], without_codes: Collection[bytes | None] = (), *, from_end: bool = False
     ) -> Iterator[Document]:
         """The recordings in these segments, parsed no further than asked.
 
-        ``without_codes`` are passed over where a line's head has the code; it may grow meanwhile.
+        ``without_codes`` are passed over where a line's head has the code, in ASCII; it may grow meanwhile.
         """
         lines_of = self.lines_from_end if from_end else self.lines
         for segment in segments:
@@ -62,7 +58,7 @@ class Scan:
                     document = Document(line, None, read)
                     if document.recording is not None:
                         yield document
-                elif not without_codes or lines.code(head) not in without_codes:
+                elif head[5] not in without_codes:
                     yield Document(line, head, read)
 
     def read(self, path: Path, line: bytes) -> Record | None:

@@ -105,12 +105,15 @@ def _make(directory: Path, count: int) -> None:
     for session in range(1, _SESSIONS + 1):
         numbers = range((session - 1) * each, min(session * each, count))
         began = _BEGAN + _BETWEEN * numbers.start
-        with segment_path(journal, session, 1).open("wb", buffering=0) as file:
+        path = segment_path(journal, session, 1)
+        with path.open("wb", buffering=0) as file:
             file.write(to_line(SessionStart(session, began, _HANDLER)))
             for piece in _pieces(session, numbers, count):
                 file.write(piece)
             file.write(to_line(SessionEnd(0, _BEGAN + _BETWEEN * numbers.stop)))
             os.fsync(file.fileno())
+        ended = (_BEGAN + _BETWEEN * numbers.stop).timestamp()
+        os.utime(path, (ended, ended))  # as if it had been written then
 
 
 def _pieces(session: int, numbers: range, count: int) -> Iterator[bytes]:
