@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from b24tunnel.bound import Bound
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
 from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
-from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest
+from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest, rest_unread
 from b24tunnel.portal import Portal, State
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
@@ -259,17 +260,21 @@ class Session:
         """Emit what is left as long as there is room for it soon, and count it in any case."""
         hidden = 0
         left = rest(writer, tail)
+        end = time.monotonic() + _SHOW_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHOW_SECONDS):
-                while (record := next(left, None)) is not None:
+                while time.monotonic() < end and (record := next(left, None)) is not None:
                     self._tell(record)
                     await self._room()
-        for record in left:
-            self._tell(record, shown=False)
+        for unread in rest_unread(writer, tail):
+            if unread is None:
+                self._recorded += 1
+            else:
+                self._tell(unread, shown=False)
             hidden += 1
         tail.close()
         if hidden:
-            self._emit(Trouble(f"{hidden} recordings and attempts are in the journal and were not shown."))
+            self._emit(Note(f"{hidden} recordings and attempts are in the journal and were not shown."))
 
     def _tell(self, record: Record, shown: bool = True) -> None:
         happening: Happening

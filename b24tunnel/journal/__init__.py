@@ -3,7 +3,7 @@
 from b24tunnel.journal.attempts import History
 from b24tunnel.journal.files import JournalUnreadable, LaterFormat, TornLine
 from b24tunnel.journal.reader import Journal
-from b24tunnel.journal.tail import Tail, follow, follow_directory, rest
+from b24tunnel.journal.tail import Tail, follow, follow_directory, rest, rest_unread
 from b24tunnel.journal.writer import JournalUnwritable, JournalWriter
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "follow",
     "follow_directory",
     "rest",
+    "rest_unread",
 ]

@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from b24tunnel.journal import files
+from b24tunnel.journal import files, lines
 from b24tunnel.journal.files import LaterFormat
 from b24tunnel.journal.writer import JournalWriter, Position
 from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, from_line
@@ -174,6 +174,12 @@ def rest(writer: JournalWriter, tail: Tail) -> Iterator[Record]:
     """The records between where ``tail`` stands and what is on disk now."""
     while (line := tail.next(writer.synced)) is not None:
         yield from_line(line)
+
+
+def rest_unread(writer: JournalWriter, tail: Tail) -> Iterator[Record | None]:
+    """As `rest`, for who counts recordings without looking at them: each is a None, and its line is not parsed."""
+    while (line := tail.next(writer.synced)) is not None:
+        yield None if line.startswith(lines.RECORDING) else from_line(line)
 
 
 async def follow_directory(
