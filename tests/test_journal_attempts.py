@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from journal_files import write as write_file
 
 from b24tunnel.journal import Journal, files, scan
 from b24tunnel.journal.marks import Marks
-from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, from_line, to_line
+from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, from_line
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
 
@@ -23,9 +24,7 @@ def attempt(id: str, at: float = 0.0) -> Attempt:
 
 
 def write(directory: Path, session: int, *records: Record, changed: float, segment: int = 1) -> Path:
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    path.write_bytes(b"".join(map(to_line, (SessionStart(session, NOW, "http://h/"), *records))))
+    path = write_file(directory, session, *records, segment=segment, forward="http://h/")
     os.utime(path, (NOW.timestamp() + changed, NOW.timestamp() + changed))
     return path
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journal_files import write
 from programs import Programs
 
 from b24tunnel.journal import Journal, JournalWriter, files
-from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, to_line
+from b24tunnel.recording import Attempt, Recording, SessionEnd, to_line
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
 SECRET = "s3cr3t"
@@ -21,15 +22,6 @@ def recording(id: str) -> Recording:
 
 def attempt(id: str) -> Attempt:
     return Attempt(id, "forward", "http://h/", NOW, 1.0, 200)
-
-
-def write(directory: Path, session: int, *records: Record | bytes, segment: int = 1) -> Path:
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    path.write_bytes(
-        b"".join(r if isinstance(r, bytes) else to_line(r) for r in (SessionStart(session, NOW), *records))
-    )
-    return path
 
 
 def checked(directory: Path) -> list[tuple[int, int, list[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journal_files import write_lines
 from programs import Programs, wait_until
 
 from b24tunnel.journal import Journal, JournalWriter, LaterFormat, files, follow_directory
@@ -19,10 +20,7 @@ LATER = b'{"v":2,"kind":"session","session":5,"words":"other ones"}\n{"v":2,"kin
 
 
 def write(directory: Path, session: int, *records: Record | bytes, segment: int = 1) -> Path:
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    path.write_bytes(b"".join(r if isinstance(r, bytes) else to_line(r) for r in records))
-    return path
+    return write_lines(directory, session, records, segment)
 
 
 def ours(directory: Path, session: int) -> Path:

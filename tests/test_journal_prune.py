@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journal_files import write
 from programs import Programs, wait_until
 
 from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.journal import Journal, JournalWriter, Tail, files, follow_directory
 from b24tunnel.journal import prune as prune_module
 from b24tunnel.journal.prune import Report, prune
-from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, to_line
+from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, to_line
 
 NOW = datetime.now(UTC)
 HANDLER = "http://127.0.0.1:8000/"
@@ -38,16 +39,6 @@ def attempt(id: str, **changes: Any) -> Attempt:
 
 def refused(id: str) -> Attempt:
     return attempt(id, status=None, error="cannot connect: refused")
-
-
-def write(
-    directory: Path, session: int, *records: Record | bytes, segment: int = 1, forward: str | None = None
-) -> Path:
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    start = SessionStart(session, NOW, forward)
-    path.write_bytes(b"".join(r if isinstance(r, bytes) else to_line(r) for r in (start, *records)))
-    return path
 
 
 def left(directory: Path) -> list[str]:

@@ -7,19 +7,21 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from journal_files import write as write_file
 from programs import Programs, wait_until
 from tinydb import where
 
 from b24tunnel import form
 from b24tunnel.event import Event
 from b24tunnel.journal import Journal, JournalUnreadable, JournalWriter, files
-from b24tunnel.recording import Attempt, Record, Recording, SessionEnd, SessionStart, to_line
+from b24tunnel.recording import Attempt, Recording, SessionEnd, to_line
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
 HANDLER = "http://127.0.0.1:8000/handler"
@@ -43,15 +45,7 @@ def interrupted(id: str) -> Attempt:
     return attempt(id, error="interrupted: b24tunnel stopped before the handler had answered")
 
 
-def write(
-    directory: Path, session: int, *records: Record | bytes, segment: int = 1, forward: str | None = HANDLER
-) -> Path:
-    """A session's file as an ended process leaves it."""
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    start = SessionStart(session, NOW, forward)
-    path.write_bytes(b"".join(r if isinstance(r, bytes) else to_line(r) for r in (start, *records)))
-    return path
+write = partial(write_file, forward=HANDLER)
 
 
 def ids(recordings: Any) -> list[str]:
@@ -484,6 +478,7 @@ def _python(program: str) -> list[str]:
 
 _PREAMBLE = """
 import asyncio, signal, sys
+from functools import partial
 from datetime import UTC, datetime
 from pathlib import Path
 from b24tunnel.journal import JournalWriter

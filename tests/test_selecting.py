@@ -4,18 +4,20 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journal_files import write as write_file
 
 from b24tunnel import selecting
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import Journal, files
 from b24tunnel.journal.attempts import in_order
-from b24tunnel.recording import Attempt, Record, Recording, SessionStart, to_line
+from b24tunnel.recording import Attempt, Record, Recording, to_line
 from b24tunnel.selecting import histories, matches_code, select
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
@@ -31,11 +33,7 @@ def attempt(id: str, status: int | None, at: float = 0.0) -> Attempt:
     return Attempt(id, "forward", HANDLER, NOW + timedelta(seconds=at), 1.0, status, error=error)
 
 
-def write(directory: Path, session: int, *records: Record, segment: int = 1) -> Path:
-    files.prepare_directory(directory / "journal")
-    path = files.segment_path(directory / "journal", session, segment)
-    path.write_bytes(b"".join(map(to_line, (SessionStart(session, NOW, HANDLER), *records))))
-    return path
+write = partial(write_file, forward=HANDLER)
 
 
 @pytest.fixture

@@ -29,14 +29,18 @@ def body(code: str = CODE, deal: str = "7531", ts: str = "1795572570") -> bytes:
     return urlencode(fields | {f"auth[{key}]": value for key, value in auth.items()}).encode()
 
 
+def headers(content: bytes, host: str = "hooks.example.org") -> tuple[tuple[str, str], ...]:
+    """The headers of a delivery with this body."""
+    return (
+        ("Host", host),
+        ("User-Agent", USER_AGENT),
+        ("Content-Type", CONTENT_TYPE),
+        ("Content-Length", str(len(content))),
+        ("Accept-Encoding", "gzip"),
+    )
+
+
 def request(host: str, path: str, content: bytes) -> bytes:
     """The whole delivery as it goes over a connection that is kept."""
-    head = (
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}",
-        f"User-Agent: {USER_AGENT}",
-        f"Content-Type: {CONTENT_TYPE}",
-        f"Content-Length: {len(content)}",
-        "Accept-Encoding: gzip",
-    )
+    head = (f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers(content, host)))
     return "\r\n".join(head).encode() + b"\r\n\r\n" + content

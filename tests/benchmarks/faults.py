@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import re
 import resource
 import shutil
-import signal
 import socket
 import statistics
 import struct
@@ -24,10 +22,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import telling
 from senders import (
     Address,
     Book,
@@ -620,25 +619,9 @@ def soak(minutes: float, seed: int, small_disk: bool = False) -> Summary:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     parser.add_argument("--tmpfs", action="store_true", help="record on a small disk that is filled (needs root)")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no program is left behind
-    print(f"seed {options.seed}", file=sys.stderr, flush=True)
-    summary = soak(options.minutes, options.seed, options.tmpfs)
-    if options.json:
-        print(json.dumps({"seed": options.seed, **asdict(summary)}))
-    else:
-        for name, value in asdict(summary).items():
-            if name not in ("wrong", "directory"):
-                print(f"{name.replace('_', ' ')}: {value}")
-        print("all holds" if not summary.wrong else f"{len(summary.wrong)} things are wrong:")
-        for wrong in summary.wrong[:50]:
-            print(f"  {wrong}")
-        if summary.directory:
-            print(f"kept for a look: {summary.directory}")
-    return 1 if summary.wrong else 0
+    chosen = telling.options(parser)
+    return telling.tell(soak(chosen.minutes, chosen.seed, chosen.tmpfs), chosen)
 
 
 if __name__ == "__main__":

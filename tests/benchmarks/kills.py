@@ -6,7 +6,6 @@ Run it with: python tests/benchmarks/kills.py --rounds 100
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -17,10 +16,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import telling
 from senders import (
     DEADLINE,
     Address,
@@ -380,24 +380,8 @@ def soak(rounds: int, seed: int) -> Summary:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no program is left behind
-    print(f"seed {options.seed}", file=sys.stderr, flush=True)
-    summary = soak(options.rounds, options.seed)
-    if options.json:
-        print(json.dumps({"seed": options.seed, **asdict(summary)}))
-    else:
-        for name, value in asdict(summary).items():
-            if name not in ("wrong", "directory"):
-                print(f"{name.replace('_', ' ')}: {value}")
-        print("all holds" if not summary.wrong else f"{len(summary.wrong)} things are wrong:")
-        for wrong in summary.wrong[:50]:
-            print(f"  {wrong}")
-        if summary.directory:
-            print(f"kept for a look: {summary.directory}")
-    return 1 if summary.wrong else 0
+    chosen = telling.options(parser)
+    return telling.tell(soak(chosen.rounds, chosen.seed), chosen)
 
 
 if __name__ == "__main__":

@@ -66,14 +66,7 @@ def _code(number: int, count: int) -> str:
 def _template() -> bytes:
     """A recording's and its attempt's line, with named places where they differ."""
     content = delivery.body("@code@", "@deal@").replace(b"%40", b"@")
-    headers = (
-        ("Host", "hooks.example.org"),
-        ("User-Agent", delivery.USER_AGENT),
-        ("Content-Type", delivery.CONTENT_TYPE),
-        ("Content-Length", str(len(content))),
-        ("Accept-Encoding", "gzip"),
-        ("Connection", "close"),
-    )
+    headers = (*delivery.headers(content), ("Connection", "close"))
     recording = Recording(
         "@id@",
         _MOMENT,

@@ -58,13 +58,7 @@ async def _record(directory: Path, count: int) -> None:
     """Make a journal of ``count`` recordings."""
     writer = JournalWriter(directory)
     content = delivery.body()
-    headers = (
-        ("Host", "hooks.example.org"),
-        ("User-Agent", delivery.USER_AGENT),
-        ("Content-Type", delivery.CONTENT_TYPE),
-        ("Content-Length", str(len(content))),
-        ("Accept-Encoding", "gzip"),
-    )
+    headers = delivery.headers(content)
 
     def recording() -> Recording:
         now = datetime.now(UTC)
