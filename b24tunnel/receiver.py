@@ -186,13 +186,15 @@ class Receiver:
         )
 
     def _unanswered(self, failure: BaseException | None) -> web.Response:
-        if isinstance(failure, HttpProcessingError):
-            self._reject("that is no HTTP", 400)
-            return _plain(400, "This is no HTTP.")
         self._tell_failure(failure)
+        if isinstance(failure, HttpProcessingError):
+            return _plain(400, "This is no HTTP.")
         return _plain(500, "An error of b24tunnel.")
 
     def _tell_failure(self, failure: BaseException | None) -> None:
+        if isinstance(failure, HttpProcessingError):
+            self._reject("that is no HTTP", 400)
+            return
         name = type(failure).__name__
         self._seldom.say(
             f"failure {name}",
@@ -202,7 +204,7 @@ class Receiver:
         )
 
     def _logger(self) -> logging.Logger:
-        """A logger for aiohttp that tells failures of ours in one sentence."""
+        """A logger for aiohttp, which by itself logs tracebacks with parts of a request."""
         tell = self._tell_failure
 
         class Telling(logging.Handler):

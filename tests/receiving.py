@@ -11,9 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import aiohttp
-import pytest
-
 from b24tunnel.journal import Journal, JournalWriter
 from b24tunnel.receiver import Receiver
 from b24tunnel.recording import Recording
@@ -147,13 +144,6 @@ async def receiving(directory: Path, **options: Any) -> AsyncIterator[Place]:
     finally:
         await place.receiver.stop(0.1)
         await journal.close()
-
-
-def needs_aiohttp(*version: int) -> pytest.MarkDecorator:
-    """For tests of what older versions of aiohttp do wrong, as long as pyproject.toml allows them."""
-    installed = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
-    needed = ".".join(map(str, version))
-    return pytest.mark.xfail(installed < version, strict=True, reason=f"aiohttp before {needed} does this wrong")
 
 
 def post(body: bytes, target: str | bytes = PATH, *headers: str | bytes, version: str = "1.1") -> bytes:

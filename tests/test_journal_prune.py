@@ -196,7 +196,9 @@ class TestWhatStays:
         assert left(tmp_path) == ["2-4"]
 
     @pytest.mark.parametrize(
-        "line", [b"nonsense\n", to_line(recording("1-2"))[:-30] + b"\n", to_line(attempt("1-2"))[:-9] + b"\n"]
+        "line",
+        [b"nonsense\n", to_line(recording("1-2"))[:-30] + b"\n", to_line(attempt("1-2"))[:-9] + b"\n"],
+        ids=["nonsense", "half a recording", "half an attempt"],
     )
     def test_files_with_unreadable_lines(self, tmp_path: Path, line: bytes) -> None:
         path = write(tmp_path, 1, recording("1-1"), line, attempt("1-1"))

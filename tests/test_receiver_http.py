@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from held_disk import Disk
-from receiving import DEADLINE, PATH, Place, Sender, many_files, needs_aiohttp, post, receiving, request
+from receiving import DEADLINE, PATH, Place, Sender, many_files, post, receiving, request
 
 from b24tunnel import bodies, connections, receiver
 
@@ -215,7 +215,7 @@ class TestConnections:
             assert (await sender.answer()).status == 200
         assert place.bodies() == [b"event=AFTER"]
 
-    @pytest.mark.parametrize("protocol", [pytest.param("websocket", marks=needs_aiohttp(3, 14, 2)), "h2c"])
+    @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
     async def test_an_offer_to_change_the_protocol_is_not_taken_up_and_the_body_is_kept(
         self, place: Place, protocol: str
     ) -> None:
@@ -428,7 +428,6 @@ class TestCrowds:
             assert (await place.exchange(post(EVENT))).status == 200
             assert place.troubles == []
 
-    @needs_aiohttp(3, 14, 1)
     async def test_those_that_never_read_their_answers_keep_nobody_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -470,7 +469,6 @@ class TestCrowds:
             assert (await place.exchange(post(EVENT))).status == 200
             assert (await place.exchange(post(b"x" * 1_000_000))).status == 200
 
-    @needs_aiohttp(3, 14, 1)
     async def test_one_that_never_reads_its_answers_is_read_no_further_and_holds_up_nobody(
         self, place: Place
     ) -> None:
