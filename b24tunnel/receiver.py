@@ -137,7 +137,7 @@ class Receiver:
             self._seldom.say(
                 "unwritable",
                 f"Refused {code or 'a delivery'} (503), for it cannot be recorded. {error}",
-                f"Refused {{count}} more deliveries (503) within a minute. {error}",
+                f"Refused deliveries (503), for they cannot be recorded: {{count}} more within a minute. {error}",
                 self._on_trouble,
             )
             return _plain(503, "The delivery could not be written to disk, so it was not accepted.")
@@ -159,7 +159,7 @@ class Receiver:
         elif refusal.news is not None:
             self.rejected += 1
         if refusal.news is not None:
-            more = f"{{count}} more bodies were not taken within a minute ({refusal.status})."
+            more = f"Deliveries were not taken ({refusal.status}): {{count}} more within a minute."
             self._seldom.say(f"body {refusal.status}", refusal.news, more, self._on_trouble)
         answer = _plain(refusal.status, refusal.text)
         if refusal.status != 503:  # the rest of the body is not waited for
@@ -172,7 +172,7 @@ class Receiver:
         self._seldom.say(
             f"rejected {status}",
             f"Rejected a request {which} ({status}).",
-            f"Rejected {{count}} more requests {which} within a minute ({status}).",
+            f"Rejected requests {which} ({status}): {{count}} more within a minute.",
             self._on_note,
         )
 
@@ -181,7 +181,7 @@ class Receiver:
         self._seldom.say(
             "crowded",
             "Closed a new connection: all that there may be have a request under way.",
-            "Closed {count} more new connections within a minute: all have a request under way.",
+            "Closed new connections: {count} more within a minute.",
             self._on_trouble,
         )
 
@@ -199,7 +199,7 @@ class Receiver:
         self._seldom.say(
             f"failure {name}",
             f"A request was not answered because of an error of b24tunnel ({name}).",
-            f"{{count}} more were not answered within a minute because of an error of b24tunnel ({name}).",
+            f"Requests not answered because of an error of b24tunnel ({name}): {{count}} more within a minute.",
             self._on_trouble,
         )
 
