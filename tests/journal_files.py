@@ -9,7 +9,7 @@ from pathlib import Path
 from b24tunnel.journal import files
 from b24tunnel.recording import Record, SessionStart, to_line
 
-BEGAN = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
+BEGAN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 
 
 def write_lines(directory: Path, session: int, records: Iterable[Record | bytes], segment: int = 1) -> Path:
