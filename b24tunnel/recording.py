@@ -133,7 +133,7 @@ class Recording:
                 name=_optional(record.get("name"), str),
             )
         except _WRONG_PART as error:
-            raise UnreadableRecord(f"a recording with a wrong or missing part ({error!r})") from error
+            raise UnreadableRecord(f"a recording with a wrong or missing part ({_named(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Attempt:
                 error=_optional(record.get("error"), str),
             )
         except _WRONG_PART as error:
-            raise UnreadableRecord(f"an attempt with a wrong or missing part ({error!r})") from error
+            raise UnreadableRecord(f"an attempt with a wrong or missing part ({_named(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class SessionStart:
                 purpose=_str(record.get("purpose", "listen")),
             )
         except _WRONG_PART as error:
-            raise UnreadableRecord(f"a session's start with a wrong or missing part ({error!r})") from error
+            raise UnreadableRecord(f"a session's start with a wrong or missing part ({_named(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class SessionEnd:
         try:
             return cls(pending=int(record["pending"]), ended_at=_time(record["ended_at"]))
         except _WRONG_PART as error:
-            raise UnreadableRecord(f"a session's end with a wrong or missing part ({error!r})") from error
+            raise UnreadableRecord(f"a session's end with a wrong or missing part ({_named(error)})") from error
 
 
 Record = Recording | Attempt | SessionStart | SessionEnd
@@ -335,6 +335,11 @@ def _check_version(record: Mapping[str, Any], kind: str) -> None:
             f"record format {version!r} of a {kind} is not known to this b24tunnel, which reads version "
             f"{FORMAT_VERSION}: use a newer b24tunnel for this file"
         )
+
+
+def _named(error: Exception) -> str:
+    """What is wrong with a record without anything of its contents, which may be secret."""
+    return f"no {error.args[0]}" if isinstance(error, KeyError) and error.args else type(error).__name__
 
 
 def _body_json(body: bytes) -> dict[str, str]:

@@ -361,8 +361,9 @@ class TestFilesThatAreNotAsWeWroteThem:
             }[how](lines[place])
             lines[place] = damaged
             file.write_bytes(b"".join(lines))
-            # Joined with the next line, that one goes too: another recording, or an attempt that came between.
-            lost = {2, 3} if how == "joined" and b"n=3&" in lines[place + 1] else {2}
+            # Joined with the line behind it, that one goes too; it may be an attempt.
+            follower = lines[place + 1]
+            lost = {2, 3} if how == "joined" and b"n=3&" in follower else {2}
             left = [one for number, one in enumerate(sender.acknowledged) if number not in lost]
             assert recorded_bodies(programs) == left
             handler.listen()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from journal_files import write_lines
 from programs import Programs, wait_until
+from raw_server import RawServer
 
 from b24tunnel.journal import Journal, JournalWriter, LaterFormat, files, follow_directory
 from b24tunnel.journal.prune import prune
@@ -143,6 +144,17 @@ def test_the_commands_say_it(programs: Programs, tmp_path: Path, command: list[s
     told = [line for line in result.errors if "update b24tunnel" in line]
     assert len(told) == 1
     assert later.name in told[0]
+
+
+def test_replay_says_it(programs: Programs, tmp_path: Path) -> None:
+    ours(tmp_path / "recordings", 4)
+    later = write(tmp_path / "recordings", 5, LATER)
+    with RawServer() as handler:
+        result = programs.run("replay", "4", "--to", handler.url)
+        assert result.process.returncode == 0, str(result)
+        assert len(handler.requests) == 1
+        result = programs.run("replay", "ON*", "--to", handler.url)
+    assert [later.name in line for line in result.errors if "update b24tunnel" in line] == [True]
 
 
 def test_follow_says_it(programs: Programs, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from b24tunnel.cli.terminal import (
     print_json,
     print_table,
     recordings_option,
+    say_unreadable,
     timeout_option,
 )
 
@@ -67,6 +68,7 @@ def replay_command(
             )
         )
     finally:
+        say_unreadable(journal)
         # Also when it was interrupted: what was sent is sent.
         if rows and not as_json:
             print_table(("ID", "EVENT", "HANDLER"), rows, shrink=("HANDLER",))

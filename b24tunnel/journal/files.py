@@ -165,6 +165,8 @@ def repair(segment: Segment) -> TornLine | None:
             descriptor = os.open(kept_in, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as aside:
                 aside.write(file.read())
+                aside.flush()
+                os.fsync(aside.fileno())
             file.truncate(good)
             return TornLine(segment.session, segment.path, size - good, kept_in)
     except OSError as error:

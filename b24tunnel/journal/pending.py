@@ -24,10 +24,8 @@ def pending(scan: Scan) -> Iterator[str]:
     if not waiting:
         return
     delivered = Marks()
-    first, began = min(waiting), min(waiting.values())
     for segment in scan.segments():
-        # A session that began earlier counts where it still ran then.
-        if segment.session >= first or files.changed_at(segment.path) >= began - _SECONDS_OF_DOUBT:
+        if may_have_delivered(segment, waiting):
             mark_delivered(scan, segment, delivered)
     for document in scan.documents(s for s in scan.segments() if s.session in waiting):
         place = document.place
@@ -49,6 +47,18 @@ def waiting_sessions(scan: Scan) -> dict[int, float]:
         if not _ended_with_nothing_pending(scan, own[-1]) and not files.is_live(own[-1]):
             found[session] = start.started_at.timestamp()
     return found
+
+
+def may_have_delivered(segment: Segment, waiting: dict[int, float]) -> bool:
+    """Whether a segment may hold attempts with recordings of the sessions that wait.
+
+    One of an earlier session does where that session still ran when the first of them began.
+    """
+    if not waiting:
+        return False
+    return segment.session >= min(waiting) or (
+        files.changed_at(segment.path) >= min(waiting.values()) - _SECONDS_OF_DOUBT
+    )
 
 
 def mark_delivered(scan: Scan, segment: Segment, delivered: Marks) -> None:

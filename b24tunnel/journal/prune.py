@@ -20,7 +20,7 @@ from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.journal import files, lines
 from b24tunnel.journal.files import Segment
 from b24tunnel.journal.marks import Marks
-from b24tunnel.journal.pending import DELIVERED, mark_delivered, waiting_sessions
+from b24tunnel.journal.pending import DELIVERED, mark_delivered, may_have_delivered, waiting_sessions
 from b24tunnel.journal.scan import Scan
 from b24tunnel.journal.writing_mark import nobody_writes
 from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, from_line, parse_id
@@ -146,7 +146,7 @@ class _Prune:
                 self._marks[place] |= _EXISTS
         if segment.path in self._scan.unreadable:
             self._unknown.add(segment.session)
-        if self._waiting:
+        if may_have_delivered(segment, self._waiting):
             mark_delivered(self._scan, segment, self._marks)
         return one
 
