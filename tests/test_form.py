@@ -588,3 +588,15 @@ def test_php_parses_a_hundred_thousand_bodies_the_same(php: PhpOracle, body: byt
 @given(STRUCTURES)
 def test_php_encodes_a_hundred_thousand_structures_the_same(php: PhpOracle, value: Any) -> None:
     assert form.encode(value) == php.encode(value)
+
+
+@given(
+    st.lists(st.sampled_from([b"%", b"%4", b"%41", b"%zz", b"+", b"a", b"41", b"%%", b"%2B"]), max_size=30),
+    st.integers(3, 9),
+)
+def test_a_long_value_is_taken_apart_where_no_escape_is(pieces: list[bytes], at_once: int) -> None:
+    body = b"x=" + b"".join(pieces)
+    whole = form.parse(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(form, "_AT_ONCE", at_once)
+        assert form.parse(body) == whole
