@@ -45,10 +45,15 @@ class Terminal:
         """Press these keys."""
         os.write(self._terminal, text.encode())
 
-    def close(self) -> None:
-        """Close the window, as a person does with the mouse, and wait for the program to end."""
+    def close(self) -> int:
+        """Close the window, as a person does with the mouse; the exit code, once the program has ended."""
         os.close(self._terminal)
-        wait_until(lambda: os.waitpid(self._pid, os.WNOHANG)[0] == self._pid, "the program has ended")
+
+        def ended() -> tuple[int, int] | None:
+            result = os.waitpid(self._pid, os.WNOHANG)
+            return result if result[0] == self._pid else None
+
+        return os.waitstatus_to_exitcode(wait_until(ended, "the program has ended")[1])
 
     def exit_code(self) -> int:
         """The exit code, once the program has ended by itself."""
@@ -111,7 +116,7 @@ def test_closing_the_terminal_unbinds(programs: Programs, home: Path) -> None:
     terminal = Terminal(programs.directory, "listen", "ONCRMDEALADD", "--portal", "sandbox")
     terminal.wait_for("listens at")
     assert len(State.open(home).ledger()) == 1
-    terminal.close()
+    assert terminal.close() == 0
     assert State.open(home).ledger() == []
 
 

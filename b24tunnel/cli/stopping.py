@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_second_signal: str) -> None:
     """Run ``main`` with an event that Ctrl-C, SIGTERM and the closing of the terminal set.
 
-    The second signal ends the process at once, after printing ``at_second_signal``.
+    The second Ctrl-C or SIGTERM ends the process at once, after printing ``at_second_signal``. The closing of
+    the terminal never does: it comes beside other signals, and nobody is there who could be in a hurry.
     """
     import asyncio
 
@@ -26,10 +27,15 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def on_signal() -> None:
-            if stop.is_set():
+        asked = False
+
+        def on_signal(number: int) -> None:
+            nonlocal asked
+            # Not whether `stop` is set: that a closed terminal cannot be written to any more sets it, too.
+            if asked and number != getattr(signal, "SIGHUP", None):
                 _say(at_second_signal)
                 os._exit(130)
+            asked = True
             stop.set()
             if sys.stderr.isatty():
                 _say("")  # the terminal has just shown ^C
@@ -39,9 +45,9 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
             if number is None:
                 continue
             try:
-                loop.add_signal_handler(number, on_signal)
+                loop.add_signal_handler(number, on_signal, number)
             except NotImplementedError:  # Windows: its loop cannot, so the signal is handed over to it
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+                signal.signal(number, lambda got, _: loop.call_soon_threadsafe(on_signal, got))
         loop.set_exception_handler(_told_once())
         await main(stop)
 
