@@ -1,4 +1,4 @@
-"""A session's bindings on a portal: made when it begins, removed when it ends, or told how to."""
+"""A session's bindings on a portal: made when it begins, moved with its address, removed when it ends."""
 
 from __future__ import annotations
 
@@ -9,28 +9,45 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from b24tunnel.happenings import Happening, Note, Trouble
+from b24tunnel.errors import UserError
+from b24tunnel.happenings import Bound, Happening, Note, Trouble
 from b24tunnel.portal import Bindings, Portal, RestClient, State
+from b24tunnel.portal.bindings import Other
 from b24tunnel.redact import shown_url
 
 CLEAN_UP_COMMAND = "b24tunnel bindings clean"
-_UNBIND_SECONDS = 4.0
+_UNBIND_SECONDS = 3.0
 
 
-class Bound:
+class BoundHandler:
     """Binds and unbinds on ``portal``; ``left`` tells whether something could not be unbound."""
 
-    def __init__(self, portal: Portal, state: State, emit: Callable[[Happening], None]) -> None:
+    def __init__(
+        self,
+        portal: Portal,
+        state: State,
+        emit: Callable[[Happening], None],
+        *,
+        back_off: Sequence[float],
+        keep: bool = False,
+    ) -> None:
+        """``back_off``: seconds between tries to move it; ``keep``: what is bound stays when the session ends."""
         self.left = False
         self._portal = portal
         self._state = state
         self._emit = emit
+        self._keep = keep
+        self._back_off = back_off
+        self._handler_url = ""
+        self._wanted = ""
+        self._moving = asyncio.Event()
+        self._bindings: Bindings
 
     @asynccontextmanager
     async def to(self, handler_url: str, events: Sequence[str]) -> AsyncIterator[None]:
         """``events`` are bound to the address inside the block.
 
-        Before, what crashed runs left is unbound, and other handlers of the same events are told. Raises
+        Then what crashed runs left is unbound, and other handlers of the same events are told. Raises
         `PortalError` and its kin; nothing is bound then.
         """
         async with RestClient(self._portal, self._state) as client:
@@ -42,29 +59,85 @@ class Bound:
                         "accepts every call and delivers nothing until it is."
                     )
                 )
-            bindings = Bindings(client, self._state, owner=f"listen-{os.getpid()}-{secrets.token_hex(4)}")
-            await self._remove_orphans(bindings)
-            for other in await bindings.foreign(events):
-                # Other people keep keys in the query of their addresses.
-                address = shown_url(other.handler.partition("?")[0])
-                self._emit(Note(f"{other.event} also goes to {address}, which fires too."))
+            owner = f"listen-{os.getpid()}-{secrets.token_hex(4)}"
+            self._bindings = Bindings(client, self._state, owner, keep=self._keep)
+            self._events = events
             try:
-                await bindings.bind_all(events, handler_url)
+                # Before the orphans go: where the address is still the same, it never ceases to be bound.
+                await self._bindings.bind_all(events, handler_url)
+                self._handler_url = self._wanted = handler_url
+                await self._remove_orphans()
+                await self._check()
                 yield
             finally:
-                await _to_its_end(self._unbind(bindings))
+                if self._keep and self._handler_url:
+                    kept = f"Left bound on purpose: {', '.join(events)}; unbind with: {CLEAN_UP_COMMAND} --kept"
+                    self._emit(Note(kept))
+                else:
+                    await _to_its_end(self._unbind())
 
-    async def _remove_orphans(self, bindings: Bindings) -> None:
-        done = await bindings.clean()
+    def move_to(self, handler_url: str) -> None:
+        """The handler has this address from now on; `follow` sees to it."""
+        self._wanted = handler_url
+        self._moving.set()
+
+    async def follow(self) -> None:
+        """Bind the address that was last wanted, then unbind the one before; for ever, however long it takes."""
+        failures = 0
+        while True:
+            await self._moving.wait()
+            self._moving.clear()
+            if self._wanted == self._handler_url:
+                continue
+            try:
+                await self._move(self._wanted)
+                failures = 0
+            except UserError as error:
+                if not failures:
+                    self._emit(Trouble(f"The new address is not bound yet: {error}"))
+                pause = self._back_off[min(failures, len(self._back_off) - 1)]
+                failures += 1
+                self._moving.set()
+                await asyncio.sleep(pause)
+
+    async def _move(self, handler_url: str) -> None:
+        await self._bindings.bind_all(self._events, handler_url)
+        before, self._handler_url = self._handler_url, handler_url
+        self._emit(Bound(handler_url, tuple(self._events), self._portal.name))
+        left = await self._bindings.unbind_all(before)
+        if left:
+            events = ", ".join(leftover.row.event for leftover in left)
+            self._emit(
+                Trouble(
+                    f"The former address is still bound ({left[0].reason}), for {events}: it is tried at the end."
+                )
+            )
+        await self._check()
+
+    async def _check(self) -> None:
+        """Tell what the portal's own list has to say about it."""
+        survey = await self._bindings.survey(self._events, self._handler_url)
+        if survey.missing:
+            self._emit(
+                Trouble(
+                    f"The portal has accepted the binding of {', '.join(survey.missing)} and does not list it "
+                    "(event.get): start again if nothing arrives."
+                )
+            )
+        for other in survey.others:
+            self._emit(Note(f"{other.event} also goes to {_whose(other)}, which fires too."))
+
+    async def _remove_orphans(self) -> None:
+        done = await self._bindings.clean()
         if done.unbound:
             self._emit(Note(f"Unbound what a crashed run had left on the portal ({len(done.unbound)})."))
         for left in done.left:
             self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
 
-    async def _unbind(self, bindings: Bindings) -> None:
+    async def _unbind(self) -> None:
         try:
             async with asyncio.timeout(_UNBIND_SECONDS):
-                left = await bindings.unbind_all()
+                left = await self._bindings.unbind_all()
         except TimeoutError:
             self.left = True
             self._emit(Trouble(f"The portal did not answer in time; unbind with: {CLEAN_UP_COMMAND}"))
@@ -73,6 +146,16 @@ class Bound:
             self.left = True
             events = ", ".join(leftover.row.event for leftover in left)
             self._emit(Trouble(f"Still bound: {events} ({left[0].reason}); unbind with: {CLEAN_UP_COMMAND}"))
+
+
+def _whose(other: Other) -> str:
+    # Other people keep keys in the query of their addresses.
+    address = shown_url(other.handler.partition("?")[0])
+    if other.row is None:
+        return address
+    if other.row.state == "kept":
+        return f"{address} (kept by an earlier run; unbind it with: {CLEAN_UP_COMMAND} --kept)"
+    return f"{address} (another listen, process {other.row.pid})"
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

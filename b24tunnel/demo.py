@@ -21,7 +21,8 @@ from b24tunnel.recording import Attempt, Recording
 from b24tunnel.replaying import areplay
 from b24tunnel.sandbox import Sandbox
 from b24tunnel.session import Session, Settings
-from b24tunnel.tunnel import choose
+from b24tunnel.tunnel.local import LocalTunnel
+from b24tunnel.tunnel.supervisor import Candidate
 
 _EVENT = "ONCRMDEALUPDATE"
 _STEP_SECONDS = 20.0
@@ -47,7 +48,7 @@ async def demo(directory: Path, say: Say) -> None:
             _listening(
                 Settings(
                     recordings=recordings,
-                    tunnel=choose("local", None),
+                    tunnels=(Candidate(LocalTunnel()),),
                     events=(_EVENT,),
                     portal=portal,
                     state=state,

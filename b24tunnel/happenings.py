@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from b24tunnel.recording import Attempt, Recording
+from b24tunnel.tunnel.supervisor import TunnelState
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,23 @@ class Ready:
     portal: str | None
     forward: str | None
     recordings: str
+
+
+@dataclass(frozen=True)
+class TunnelProbed:
+    """How the public address is, after each probe; ``asked`` where a person wants to see it."""
+
+    state: TunnelState
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The events go to another address now, because the public one has changed."""
+
+    handler_url: str
+    events: tuple[str, ...]
+    portal: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ class Stopped:
     """The session is over: the sum of it.
 
     ``refused`` are deliveries that could not be recorded, ``rejected`` requests that were no deliveries.
+    ``tunnel``: how the public address was in the end.
     """
 
     session: int
@@ -71,6 +90,7 @@ class Stopped:
     pending: int
     refused: int
     rejected: int = 0
+    tunnel: TunnelState | None = None
 
 
-Happening = Ready | Recorded | Attempted | Note | Trouble | Pending | Stopped
+Happening = Ready | TunnelProbed | Bound | Recorded | Attempted | Note | Trouble | Pending | Stopped

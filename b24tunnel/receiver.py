@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -28,10 +28,19 @@ _NAMELESS = {"Server": "b24tunnel"}
 _ACCEPTED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
+# A probe's nonce, the request's method, its headers and its body; gives the answer's body, or None for a 404.
+OnProbe = Callable[[str, str, Sequence[tuple[str, str]], bytes], bytes | None]
+
+
+def _no_probes(nonce: str, method: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    """For a receiver whose address nobody probes."""
+
+
 class Receiver:
     """A server that knows one path, ``/b24/SEGMENT``, and writes what comes there to the journal.
 
-    It answers 200 with an empty body after the sync; 413 to a body over ``max_body`` bytes and 503 when the
+    Below it, at ``/b24/SEGMENT/probe/NONCE``, it takes the probes of its own address, and records nothing. It
+    answers 200 with an empty body after the sync; 413 to a body over ``max_body`` bytes and 503 when the
     record could not be written, both with a plain reason; 404 everywhere else, recording nothing.
     """
 
@@ -43,6 +52,7 @@ class Receiver:
         max_body: int = MAX_BODY,
         portal: str | None = None,
         application_token: str | None = None,
+        on_probe: OnProbe = _no_probes,
         on_trouble: Callable[[str], None] = lambda message: None,
         on_note: Callable[[str], None] = lambda message: None,
     ) -> None:
@@ -57,6 +67,7 @@ class Receiver:
         self.rejected = 0  # requests that were no deliveries
         self.port = 0
         self._path = self.path.encode()
+        self._on_probe = on_probe
         self._writer = writer
         self._bodies = Bodies(max_body)
         self._portal = portal
@@ -104,7 +115,7 @@ class Receiver:
         target = request.raw_path
         path = _path_of(target)
         if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path) or request.method == "CONNECT":
-            return self._nothing_here(request)
+            return await self._answer_probe(request, path)
         body = self._bodies.at_once(request)
         if body is not None:
             return await self._record(request, target, body)
@@ -145,6 +156,21 @@ class Receiver:
         if version == HttpVersion11 and request.keep_alive:
             return _ACKNOWLEDGED
         return web.Response(headers=_NAMELESS)
+
+    async def _answer_probe(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Whatever is no delivery: a probe of our own address, or nothing of ours."""
+        above, _, nonce = path.rpartition("/")
+        if not hmac.compare_digest(above.encode("utf-8", "replace"), self._path + b"/probe"):
+            return self._nothing_here(request)
+        try:
+            async with self._bodies.reading(request) as body:
+                headers = decoded_headers(request.raw_headers)
+                reply = self._on_probe(nonce, request.method, headers, body)
+        except BodyRefused as refusal:
+            return self._refuse_body(refusal)
+        if reply is None:
+            return self._nothing_here(request)
+        return web.Response(body=reply, content_type="text/plain", headers=_NAMELESS)
 
     def _nothing_here(self, request: web.BaseRequest) -> web.StreamResponse:
         self._reject("for another path than the handler's", 404)

@@ -5,23 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from b24tunnel import forward as forwarding
-from b24tunnel.bound import Bound
+from b24tunnel.bound import BoundHandler
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
 from b24tunnel.handler_path import handler_segment
-from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
+from b24tunnel.happenings import (
+    Attempted,
+    Happening,
+    Note,
+    Pending,
+    Ready,
+    Recorded,
+    Stopped,
+    Trouble,
+    TunnelProbed,
+)
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest, rest_unread
 from b24tunnel.portal import Portal, State
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
-from b24tunnel.tunnel import Tunnel
+from b24tunnel.tunnel.finding import Finding
+from b24tunnel.tunnel.probe import Prober
+from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
 
 _SETTLE_SECONDS = 1.0
@@ -32,15 +45,20 @@ _SHOW_SECONDS = 1.0
 class Settings:
     """What one session is to do. ``timeout`` is seconds for the handler's answer, ``max_body`` bytes.
 
-    ``resume``: whether to forward what earlier sessions could not; None tells of it and waits for `resume`.
+    ``tunnels``: those that may be tried, in this order. ``probe``: whether an address has to be seen to work.
+    ``keep_bound``: whether the bindings stay when the session ends. ``resume``: whether to forward what earlier
+    sessions could not; None tells of it and waits for `resume`.
     """
 
     recordings: Path
-    tunnel: Tunnel
+    tunnels: tuple[Candidate, ...]
     events: tuple[str, ...] = ()
     portal: Portal | None = None
     state: State | None = None
     bind: bool = True
+    keep_bound: bool = False
+    probe: bool = True
+    pace: Pace = field(default_factory=Pace)
     forward: str | None = None
     resume: bool | None = None
     host: str = "127.0.0.1"
@@ -74,7 +92,9 @@ class Session:
         self._failed = 0
         self._recorded = 0
         self._ready = False
-        self._bound: Bound | None = None
+        self._handler_url = ""
+        self._bound: BoundHandler | None = None
+        self._tunnel: TunnelState | None = None
         self._pending = False
         self._resumed = 0
         self._forwarder: forwarding.Forwarder | None = None
@@ -112,6 +132,11 @@ class Session:
         """Forward now what `Pending` told of."""
         self._resume.set()
 
+    def tell_tunnel(self) -> None:
+        """Emit how the public address is now, for a person to see."""
+        if self._tunnel is not None and self._ready:
+            self._emit(TunnelProbed(self._tunnel, asked=True))
+
     async def _run(self, stop: asyncio.Event) -> None:
         settings = self._settings
         check_reachable(settings)
@@ -126,40 +151,59 @@ class Session:
             await self._find_pending(journal)
             writer = JournalWriter(settings.recordings, forward=settings.forward)
             stack.push_async_callback(self._close_journal, writer)
+            segment = handler_segment(settings.recordings)
+            prober = Prober(f"/b24/{segment}")
             receiver = Receiver(
                 writer,
-                handler_segment(settings.recordings),
+                segment,
                 max_body=settings.max_body,
                 portal=settings.portal.name if settings.portal else None,
                 application_token=settings.portal.application_token or None if settings.portal else None,
-                on_trouble=lambda message: self._emit(Trouble(message)),
-                on_note=lambda message: self._emit(Note(message)),
+                on_probe=prober.arrived,
+                on_trouble=self._trouble,
+                on_note=self._note,
             )
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
             check_no_loop(settings.forward, port)
-            stack.push_async_callback(settings.tunnel.close)  # also of one that was cancelled while it opened
-            handler_url = await settings.tunnel.open(port) + receiver.path
+            supervisor = Supervisor(
+                settings.tunnels,
+                prober if settings.probe else _Unprobed(),
+                say=self._note,
+                trouble=self._trouble,
+                on_state=self._tell_tunnel,
+                pace=settings.pace,
+            )
+            stack.push_async_callback(supervisor.close)  # also of one that was cancelled while it opened
+            handler_url = await supervisor.open(port, unproven=not self._binds) + receiver.path
             running = [await stack.enter_async_context(self._watching(writer, receiver))]
             if settings.forward is not None:
                 forwarding_it = self._forwarding(settings.forward, writer, receiver, journal, handing_over)
                 running.append(await stack.enter_async_context(forwarding_it))
             if settings.portal is not None and settings.bind:
-                self._bound = Bound(settings.portal, settings.state or State.open(), self._emit)
+                state = settings.state or State.open()
+                self._bound = BoundHandler(
+                    settings.portal, state, self._emit, back_off=settings.pace.back_off, keep=settings.keep_bound
+                )
                 await stack.enter_async_context(self._bound.to(handler_url, settings.events))
+                running.append(await stack.enter_async_context(_going_on(self._bound.follow())))
+            watching_it = supervisor.watch(lambda url: self._moved(url + receiver.path))
+            running.append(await stack.enter_async_context(_going_on(watching_it)))
+            self._handler_url = handler_url
             self._ready = True
             self._emit(
                 Ready(
                     session=writer.session,
                     handler_url=handler_url,
                     port=port,
-                    tunnel=settings.tunnel.name,
+                    tunnel=supervisor.tunnel.name,
                     events=settings.events,
                     portal=settings.portal.name if settings.portal else None,
                     forward=settings.forward,
                     recordings=str(settings.recordings),
                 )
             )
+            self.tell_tunnel()
             await _first_of(stop, running)
         self._emit(
             Stopped(
@@ -170,8 +214,36 @@ class Session:
                 pending=self._still_pending(),
                 refused=receiver.refused,
                 rejected=receiver.rejected,
+                tunnel=self._tunnel,
             )
         )
+
+    @property
+    def _binds(self) -> bool:
+        return self._settings.portal is not None and self._settings.bind
+
+    def _note(self, message: str) -> None:
+        self._emit(Note(message))
+
+    def _trouble(self, message: str) -> None:
+        self._emit(Trouble(message))
+
+    def _tell_tunnel(self, state: TunnelState) -> None:
+        self._tunnel = state
+        if self._ready:
+            self._emit(TunnelProbed(state))
+
+    def _moved(self, handler_url: str) -> None:
+        """The address may be another one now."""
+        if handler_url == self._handler_url:
+            return
+        self._handler_url = handler_url
+        if self._bound is not None:
+            self._bound.move_to(handler_url)
+        else:
+            self._emit(
+                Trouble(f"The address is another one now, to be pasted in place of the former: {handler_url}")
+            )
 
     async def _find_pending(self, journal: Journal) -> None:
         """Tell what earlier sessions left to be forwarded."""
@@ -212,8 +284,8 @@ class Session:
                 sender,
                 concurrency=settings.concurrency,
                 first=first,
-                on_trouble=lambda message: self._emit(Trouble(message)),
-                on_note=lambda message: self._emit(Note(message)),
+                on_trouble=self._trouble,
+                on_note=self._note,
             )
             task = asyncio.create_task(forwarder.run())
             later = asyncio.create_task(self._hand_over_when_asked(journal, handing_over, forwarder))
@@ -307,13 +379,13 @@ class Session:
 
 def check_reachable(settings: Settings) -> None:
     """Raise `WrongUsage` where a portal on the internet would be given an address of this machine."""
-    if settings.portal is None or not settings.bind or settings.tunnel.name != "local":
+    if settings.portal is None or not settings.bind or settings.portal.on_this_machine:
         return
-    if not settings.portal.on_this_machine:
+    if all(candidate.tunnel.name == "local" for candidate in settings.tunnels):
         where = settings.portal.domain or "the internet"
         raise WrongUsage(
-            f"The portal {settings.portal.name!r} is on {where} and cannot reach this machine's own address: give "
-            "the public address that leads here with --public-url https://… and its port with --port."
+            f"The portal {settings.portal.name!r} is on {where} and cannot reach this machine itself: leave "
+            "--tunnel local out, or give the public address that leads here with --public-url https://…."
         )
 
 
@@ -332,6 +404,24 @@ def _user_error_behind(error: BaseException) -> UserError | None:
     while context is not None and not isinstance(context, UserError):
         context = context.__context__
     return context
+
+
+class _Unprobed:
+    """For an address that cannot be probed from here, as behind a router that does not lead back inside."""
+
+    async def probe(self, address: str) -> Finding:
+        return Finding("works", f"{address} is taken to lead here")
+
+
+@asynccontextmanager
+async def _going_on(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """The work goes on inside the block, as a task."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _first_of(stop: asyncio.Event, running: list[asyncio.Task[None]]) -> None:

@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for the tool's state, so that no test sees the user's own."""
     directory = tmp_path_factory.mktemp("home")
+    # Without it `listen` would look for a way to the internet.
+    (directory / "settings.toml").write_text('tunnel = "local"\n')
     monkeypatch.setenv("B24TUNNEL_HOME", str(directory))
     return directory
 

@@ -183,7 +183,7 @@ def test_an_unfinished_installation_is_told_because_bitrix24_then_delivers_nothi
     [
         (("ONCRMDEALADD", "--portal", "far"), "--public-url"),
         (("--portal", "far"), "Name the events"),
-        (("--no-bind", "--tunnel", "ngrok"), "local, url"),
+        (("--no-bind", "--tunnel", "ngrk"), "did you mean 'ngrok'"),
         (("--no-bind", "--tunnel", "url"), "--public-url"),
         (("--no-bind", "--tunnel", "local", "--public-url", "https://x.example.org"), "leave one of them out"),
         (("--no-bind", "--public-url", "hooks.example.org"), "no public address"),

@@ -16,6 +16,7 @@ from aiohttp import web
 from b24tunnel import form
 from b24tunnel.errors import UserError, WrongUsage
 from b24tunnel.portal import Bindings, LedgerRow, Portal, PortalError, PortalUnreachable, RestClient, State
+from b24tunnel.portal.bindings import removable
 from b24tunnel.portal.process import start_mark
 from b24tunnel.sandbox import Sandbox
 
@@ -386,15 +387,56 @@ async def test_unbinding_all_reports_every_row_when_another_process_holds_the_lo
     assert "another b24tunnel process" in leftover.reason
 
 
-async def test_foreign_handlers_are_those_of_the_asked_events_that_are_not_ours(
-    client: RestClient, bindings: Bindings
+async def test_the_survey_names_other_handlers_of_the_asked_events_and_whose_they_are(
+    state: State, client: RestClient, bindings: Bindings
 ) -> None:
+    staging = "https://staging.example/handler"
     await bindings.bind_all([DEAL, LEAD], HANDLER)
-    await client.event_bind(DEAL, "https://staging.example/handler")
-    await client.event_bind(TASK, "https://staging.example/handler")
+    await Bindings(client, state, "run-2").bind(LEAD, "https://run-2.example/b24/1")
+    await client.event_bind(DEAL, staging)
+    await client.event_bind(TASK, staging)
     await client.call("event.bind", {"event": DEAL, "event_type": "offline"})
-    found = await bindings.foreign(["onCrmDealAdd", LEAD])
-    assert [(binding.event, binding.handler) for binding in found] == [(DEAL, "https://staging.example/handler")]
+    found = await bindings.survey(["onCrmDealAdd", LEAD], HANDLER)
+    assert found.missing == ()
+    assert {(other.event, other.handler, other.row and other.row.owner) for other in found.others} == {
+        (DEAL, staging, None),
+        (LEAD, "https://run-2.example/b24/1", "run-2"),
+    }
+
+
+async def test_the_survey_names_events_that_lack_our_handler(client: RestClient, bindings: Bindings) -> None:
+    await bindings.bind_all([DEAL, LEAD], HANDLER)
+    await client.event_unbind(LEAD, HANDLER)
+    assert (await bindings.survey([DEAL, LEAD], HANDLER)).missing == (LEAD,)
+
+
+async def test_only_one_address_is_unbound_where_it_is_named(sandbox: Sandbox, bindings: Bindings) -> None:
+    await bindings.bind_all([DEAL, LEAD], HANDLER)
+    await bindings.bind_all([DEAL, LEAD], "https://new.example/b24/1")
+    assert await bindings.unbind_all(HANDLER) == []
+    assert bound(sandbox) == [(DEAL, "https://new.example/b24/1"), (LEAD, "https://new.example/b24/1")]
+
+
+async def test_what_is_to_be_kept_is_no_orphan_and_is_cleaned_only_when_asked(
+    sandbox: Sandbox, state: State, client: RestClient, bindings: Bindings
+) -> None:
+    await Bindings(client, state, "keeper", keep=True).bind(DEAL, HANDLER)
+    [kept] = state.ledger()
+    assert kept.state == "kept"
+    pid, mark = an_ended_process()
+    state.put_row(dataclasses.replace(kept, pid=pid, started=mark))
+    assert (await bindings.clean()).unbound == ()
+    assert bound(sandbox) == [(DEAL, HANDLER)]
+    assert len((await bindings.clean(kept=True)).unbound) == 1
+    assert bound(sandbox) == []
+
+
+async def test_what_is_kept_is_not_cleaned_while_its_run_goes_on(
+    sandbox: Sandbox, state: State, client: RestClient, bindings: Bindings
+) -> None:
+    await Bindings(client, state, "keeper", keep=True).bind(DEAL, HANDLER)
+    assert (await bindings.clean(kept=True)).unbound == ()
+    assert bound(sandbox) == [(DEAL, HANDLER)]
 
 
 async def test_orphans_are_the_rows_whose_process_has_ended(
@@ -405,7 +447,7 @@ async def test_orphans_are_the_rows_whose_process_has_ended(
     ended = a_row(DEAL)
     state.put_row(ended)
     state.put_row(a_row(DEAL, portal="another"))
-    assert bindings.orphans() == [ended]
+    assert removable(state.ledger("sandbox")) == [ended]
 
 
 @pytest.mark.skipif(not start_mark(os.getpid()), reason="needs /proc")
@@ -414,7 +456,7 @@ async def test_a_pid_that_another_process_has_now_is_an_orphan_all_the_same(
 ) -> None:
     reused = a_row(DEAL, pid=os.getpid(), started=start_mark(os.getpid()) + "0")
     state.put_row(reused)
-    assert bindings.orphans() == [reused]
+    assert removable(state.ledger()) == [reused]
 
 
 async def test_cleaning_removes_exactly_the_orphans(
@@ -486,7 +528,7 @@ asyncio.run(main())
     )
     assert run.stdout is not None
     assert await asyncio.wait_for(run.stdout.readline(), 30) == b"bound\n"
-    assert bindings.orphans() == []
+    assert removable(state.ledger()) == []
     assert (await bindings.clean()).unbound == ()
     run.kill()
     await asyncio.wait_for(run.communicate(), 30)

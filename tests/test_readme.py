@@ -15,6 +15,9 @@ from programs import Programs, free_port, wait_until
 from raw_server import RawServer
 
 from b24tunnel.cli import cli
+from b24tunnel.settings import PROJECT_FILE, read_settings
+from b24tunnel.tunnel.choosing import Wish, choose
+from b24tunnel.tunnel.facts import FACTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,6 +66,23 @@ def test_every_command_and_option_is_in_the_table_of_commands(name: str, command
 def test_every_commands_help_has_an_example(name: str, command: click.Command) -> None:
     help_text = command.get_help(click.Context(command, info_name=name))
     assert f"b24tunnel {name}" in help_text.partition("Example:")[2]
+
+
+def test_the_table_of_tunnels_says_what_the_program_says() -> None:
+    rows = [line for line in README.splitlines() if re.match(r"\| `[\w.]+` \| .* \| .* \| .* \| .* \|$", line)]
+    assert rows == [
+        f"| `{name}` | {facts.needs} | {facts.stays} | {facts.russia} | {facts.tested} |"
+        for name, facts in FACTS.items()
+    ]
+
+
+def test_the_settings_of_the_readme_are_understood(tmp_path: Path, home: Path) -> None:
+    [settings] = _blocks("toml")
+    (tmp_path / PROJECT_FILE).write_text(settings)
+    found = read_settings(tmp_path, home)
+    assert [candidate.tunnel.name for candidate in choose(Wish(), found, home)] == ["ssh"]
+    for name in found.tunnels:
+        assert choose(Wish(name), found, home)[0].tunnel.name == name
 
 
 def test_replay_is_the_function_also_when_its_module_was_imported_before() -> None:

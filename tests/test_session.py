@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,59 +16,27 @@ import aiohttp
 import pytest
 from aiohttp import web
 from raw_cases import RAW_CASES
+from running_session import DEADLINE, Running, tried
 
 from b24tunnel import session as session_module
 from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.forward import Forwarder
 from b24tunnel.handler_path import handler_segment
-from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
+from b24tunnel.happenings import Attempted, Note, Pending, Ready, Recorded, Stopped, Trouble
 from b24tunnel.journal import Journal, JournalUnreadable, files
 from b24tunnel.portal import Portal
 from b24tunnel.recording import SessionEnd, from_line
-from b24tunnel.session import Session, Settings, check_reachable
+from b24tunnel.session import Settings, check_reachable
+from b24tunnel.tunnel import Say, TunnelFailed
 from b24tunnel.tunnel.local import LocalTunnel
 from b24tunnel.tunnel.url import UrlTunnel
-
-DEADLINE = 20.0
-
-
-class Running:
-    """A session that runs in a task, and what it told."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.told: list[Happening] = []
-        self.stop = asyncio.Event()
-        self.task = asyncio.create_task(Session(settings, self.told.append).run(self.stop))
-
-    def of(self, kind: type) -> list[Any]:
-        return [happening for happening in self.told if isinstance(happening, kind)]
-
-    async def until(self, condition: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(DEADLINE):
-            while not (value := condition()):
-                if self.task.done():
-                    self.task.result()
-                    raise AssertionError(f"it ended: {self.told}")
-                await asyncio.sleep(0.005)
-        return value
-
-    async def ready(self) -> Ready:
-        ready: Ready = (await self.until(lambda: self.of(Ready)))[0]
-        return ready
-
-    async def stopped(self) -> Stopped:
-        self.stop.set()
-        async with asyncio.timeout(DEADLINE):
-            await self.task
-        assert isinstance(self.told[-1], Stopped)
-        return self.told[-1]
 
 
 class Place:
     """Starts sessions over one directory, and sees to it that all end."""
 
     def __init__(self, directory: Path) -> None:
-        self.settings = Settings(recordings=directory, tunnel=LocalTunnel(), bind=False)
+        self.settings = Settings(recordings=directory, tunnels=tried(LocalTunnel()), bind=False)
         self._all: list[Running] = []
 
     def start(self, **changes: Any) -> Running:
@@ -190,7 +158,7 @@ class TestRecording:
         assert len(running.of(Recorded)) == 1
 
     async def test_the_address_of_a_tunnel_has_the_path_behind_it(self, place: Place, tmp_path: Path) -> None:
-        running = place.start(tunnel=UrlTunnel("https://hooks.example.org/below/"))
+        running = place.start(tunnels=tried(UrlTunnel("https://hooks.example.org/below/")), probe=False)
         ready = await running.ready()
         assert ready.handler_url == f"https://hooks.example.org/below/b24/{handler_segment(tmp_path)}"
         assert ready.tunnel == "url"
@@ -334,7 +302,7 @@ class TestWhatGoesWrong:
 
     async def test_a_tunnel_that_does_not_open_is_told_and_the_port_is_free(self, place: Place) -> None:
         tunnel = _Broken()
-        running = place.start(tunnel=tunnel)
+        running = place.start(tunnels=tried(tunnel))
         with pytest.raises(OutsideFailure, match="no tunnel today"):
             await running.task
         with socket.socket() as probe:
@@ -344,7 +312,7 @@ class TestWhatGoesWrong:
         self, place: Place, tmp_path: Path
     ) -> None:
         tunnel = _Slow()
-        running = place.start(tunnel=tunnel)
+        running = place.start(tunnels=tried(tunnel))
         await running.until(tunnel.opening.is_set)
         running.stop.set()
         async with asyncio.timeout(DEADLINE):
@@ -380,7 +348,7 @@ class TestWhatGoesWrong:
 
     async def test_the_tunnel_is_closed_at_the_end(self, place: Place) -> None:
         tunnel = _Counted()
-        running = place.start(tunnel=tunnel)
+        running = place.start(tunnels=tried(tunnel))
         await running.ready()
         assert tunnel.closed == 0
         await running.stopped()
@@ -392,18 +360,18 @@ class _Counted(LocalTunnel):
         self.closed = 0
         self.port = 0
 
-    async def open(self, port: int) -> str:
+    async def open(self, port: int, say: Say) -> str:
         self.port = port
-        return await super().open(port)
+        return await super().open(port, say)
 
     async def close(self) -> None:
         self.closed += 1
 
 
 class _Broken(_Counted):
-    async def open(self, port: int) -> str:
+    async def open(self, port: int, say: Say) -> str:
         self.port = port
-        raise OutsideFailure("There is no tunnel today.")
+        raise TunnelFailed("There is no tunnel today.")
 
 
 class _Slow(_Counted):
@@ -411,7 +379,7 @@ class _Slow(_Counted):
         super().__init__()
         self.opening = asyncio.Event()
 
-    async def open(self, port: int) -> str:
+    async def open(self, port: int, say: Say) -> str:
         self.port = port
         self.opening.set()
         await asyncio.Event().wait()
@@ -468,7 +436,7 @@ class TestReachability:
         "endpoint", ["http://127.0.0.1:8001/rest/", "http://localhost:8001/rest/", "http://[::1]:8001/rest/"]
     )
     def test_a_portal_on_this_machine_reaches_it(self, tmp_path: Path, endpoint: str) -> None:
-        check_reachable(Settings(tmp_path, LocalTunnel(), portal=self.portal(endpoint)))
+        check_reachable(Settings(tmp_path, tried(LocalTunnel()), portal=self.portal(endpoint)))
 
     @pytest.mark.parametrize(
         "endpoint",
@@ -479,11 +447,11 @@ class TestReachability:
         ],
     )
     def test_a_portal_on_the_internet_does_not(self, tmp_path: Path, endpoint: str) -> None:
-        settings = Settings(tmp_path, LocalTunnel(), portal=self.portal(endpoint))
+        settings = Settings(tmp_path, tried(LocalTunnel()), portal=self.portal(endpoint))
         with pytest.raises(WrongUsage, match=r"'mine' is on .* cannot reach .*--public-url"):
             check_reachable(settings)
         check_reachable(replace(settings, bind=False))
-        check_reachable(replace(settings, tunnel=UrlTunnel("https://hooks.example.org")))
+        check_reachable(replace(settings, tunnels=tried(UrlTunnel("https://hooks.example.org"))))
         check_reachable(replace(settings, portal=None))
 
 

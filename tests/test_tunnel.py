@@ -1,17 +1,29 @@
-"""Tunnel providers: which one a name means, and what address it gives."""
+"""The two tunnels that are none: this machine itself, and an address that the user has."""
+
+import asyncio
 
 import pytest
 
 from b24tunnel.errors import WrongUsage
-from b24tunnel.tunnel import choose
 from b24tunnel.tunnel.local import LocalTunnel
 from b24tunnel.tunnel.url import UrlTunnel
 
 
+def no_words(message: str) -> None:
+    raise AssertionError(f"there is nothing to say, and {message!r} was said")
+
+
+@pytest.mark.parametrize("tunnel", [LocalTunnel(), UrlTunnel("https://hooks.example.org")])
+async def test_nobody_here_knows_of_a_loss(tunnel: LocalTunnel | UrlTunnel) -> None:
+    losing = asyncio.ensure_future(tunnel.lost())
+    done, _ = await asyncio.wait((losing,), timeout=0)
+    assert not done
+    losing.cancel()
+
+
 async def test_the_local_tunnel_is_this_machine_itself() -> None:
     tunnel = LocalTunnel()
-    assert await tunnel.open(8123) == "http://127.0.0.1:8123"
-    assert await tunnel.alive()
+    assert await tunnel.open(8123, no_words) == "http://127.0.0.1:8123"
     await tunnel.close()
     await tunnel.close()
 
@@ -28,8 +40,7 @@ async def test_the_local_tunnel_is_this_machine_itself() -> None:
 )
 async def test_an_address_that_the_user_has_is_taken_without_its_last_slash(given: str, address: str) -> None:
     tunnel = UrlTunnel(given)
-    assert await tunnel.open(8123) == address
-    assert await tunnel.alive()
+    assert await tunnel.open(8123, no_words) == address
     await tunnel.close()
     await tunnel.close()
 
@@ -71,35 +82,3 @@ def test_anything_else_is_no_public_address(given: str) -> None:
 async def test_an_address_that_would_not_work_with_a_path_behind_it_is_refused(given: str) -> None:
     with pytest.raises(WrongUsage):
         UrlTunnel(given)
-
-
-@pytest.mark.parametrize(
-    ("name", "public_url", "expected"),
-    [
-        (None, None, LocalTunnel),
-        ("local", None, LocalTunnel),
-        (None, "https://hooks.example.org", UrlTunnel),
-        ("url", "https://hooks.example.org", UrlTunnel),
-    ],
-)
-def test_a_name_or_an_address_chooses_the_provider(
-    name: str | None, public_url: str | None, expected: type
-) -> None:
-    tunnel = choose(name, public_url)
-    assert isinstance(tunnel, expected)
-    assert tunnel.name == ("url" if expected is UrlTunnel else "local")
-
-
-@pytest.mark.parametrize(
-    ("name", "public_url", "words"),
-    [
-        ("url", None, "--public-url"),
-        ("local", "https://hooks.example.org", "belongs to the tunnel 'url', not to 'local'"),
-        ("zrok", None, "no tunnel provider 'zrok': choose one of local, url"),
-        ("URL", None, "choose one of local, url"),
-        (None, "nonsense", "no public address"),
-    ],
-)
-def test_a_choice_that_is_none_says_what_there_is(name: str | None, public_url: str | None, words: str) -> None:
-    with pytest.raises(WrongUsage, match=words):
-        choose(name, public_url)

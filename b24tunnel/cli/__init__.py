@@ -21,6 +21,7 @@ _COMMANDS = {
     "prune": "prune",
     "events": "events",
     "bindings": "bindings",
+    "tunnels": "tunnels",
     "sandbox": "sandbox",
 }
 

@@ -30,7 +30,8 @@ def bindings_command(context: click.Context, as_json: bool) -> None:
 
 
 @bindings_command.command("clean", epilog="\b\nExample:\n  b24tunnel bindings clean")
-def clean() -> None:
+@click.option("--kept", is_flag=True, help="Also what ended runs left bound on purpose (listen --keep-bound).")
+def clean(kept: bool) -> None:
     """Unbind what crashed runs left on their portals; nothing else is touched."""
     import asyncio
 
@@ -38,7 +39,7 @@ def clean() -> None:
     from b24tunnel.portal import State
     from b24tunnel.portal.clean_up import clean_all
 
-    results = asyncio.run(clean_all(State.open()))
+    results = asyncio.run(clean_all(State.open(), kept=kept))
     unbound = sum(len(result.unbound) for result in results)
     left = [leftover for result in results for leftover in result.left]
     if unbound or not left:

@@ -30,8 +30,16 @@ if TYPE_CHECKING:
 @click.option("--forward", metavar="URL", help="Your handler: each recorded event is sent there.")
 @click.option("--portal", metavar="NAME", help="The portal to bind on; not needed when there is only one.")
 @click.option("--no-bind", is_flag=True, help="Bind nothing: only receive, record and forward.")
-@click.option("--tunnel", metavar="PROVIDER", help="Where the public address comes from: local or url.")
+@click.option("--keep-bound", is_flag=True, help="Leave the events bound at the end.")
+@click.option(
+    "--tunnel",
+    metavar="PROVIDER",
+    help="Where the public address comes from: auto (the default), ngrok, cloudflared, ssh, srv.us, tuna, local, "
+    "url, …; 'b24tunnel tunnels' lists all.",
+)
+@click.option("--domain", metavar="NAME", help="The fixed name to ask the provider for.")
 @click.option("--public-url", metavar="URL", help="A public address of yours that leads to --port (tunnel 'url').")
+@click.option("--no-probe", is_flag=True, help="Take for granted that the address leads here.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The receiver's port; 0 takes a free one.")
 @recordings_option
 @click.option(
@@ -58,8 +66,11 @@ def listen_command(
     forward: str | None,
     portal: str | None,
     no_bind: bool,
+    keep_bound: bool,
     tunnel: str | None,
+    domain: str | None,
     public_url: str | None,
+    no_probe: bool,
     port: int,
     recordings: Path,
     resume: bool | None,
@@ -80,17 +91,24 @@ def listen_command(
     from b24tunnel.happenings import Note, Pending, Ready, Trouble
     from b24tunnel.portal import State
     from b24tunnel.session import Session, Settings
-    from b24tunnel.tunnel import choose
+    from b24tunnel.settings import read_settings
+    from b24tunnel.tunnel.choosing import Wish, choose
 
     codes = bindable_codes(events)
     state = State.open()
+    chosen = _portal(state, portal, codes, no_bind)
+    wish = Wish(
+        tunnel, public_url, domain, here=chosen is not None and chosen.on_this_machine, recordings=recordings
+    )
     settings = Settings(
         recordings=recordings,
-        tunnel=choose(tunnel, public_url),
+        tunnels=choose(wish, read_settings(Path.cwd(), state.home), state.home),
         events=() if no_bind else codes,
-        portal=_portal(state, portal, codes, no_bind),
+        portal=chosen,
         state=state,
         bind=not no_bind,
+        keep_bound=keep_bound,
+        probe=not no_probe,
         forward=forward,
         resume=resume,
         port=port,
@@ -125,13 +143,15 @@ def listen_command(
                 left = len(happening.recordings)
                 return
             printer.put(show(happening))
-            if left and isinstance(happening, Ready):
-                # Only now, so that nothing is missed while the question waits for its answer.
-                question = (
-                    f"{counted(left, 'recording')} of earlier sessions never reached your handler. Hand over now?"
-                )
-                printer.put(partial(click.echo, f"{question} [y/N] ", nl=False))
-                _answer_from_terminal(session.resume)
+            if asks and isinstance(happening, Ready):
+                if left:
+                    # Only now, so that nothing is missed while the question waits for its answer.
+                    question = (
+                        f"{counted(left, 'recording')} of earlier sessions never reached your handler. Hand over "
+                        "now?"
+                    )
+                    printer.put(partial(click.echo, f"{question} [y/N] ", nl=False))
+                _read_terminal(session.resume if left else None, session.tell_tunnel)
 
         printer = Printer(failed)
         session = Session(settings, emit, printer.room)
@@ -170,15 +190,26 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
     return chosen
 
 
-def _answer_from_terminal(on_yes: Callable[[], None]) -> None:
-    """Take the next line that is typed, while the session goes on; whatever is not yes means no."""
+def _read_terminal(on_yes: Callable[[], None] | None, on_line: Callable[[], None]) -> None:
+    """Take what is typed while the session goes on: first the answer to a question, if there is one, then lines.
+
+    Whatever is not yes means no.
+    """
     import asyncio
 
     loop = asyncio.get_running_loop()
+    waiting = on_yes
 
-    def answered() -> None:
-        loop.remove_reader(sys.stdin.fileno())
-        if sys.stdin.readline().strip().lower() in ("y", "yes"):
-            on_yes()
+    def typed() -> None:
+        nonlocal waiting
+        line = sys.stdin.readline()
+        if not line:  # the terminal is gone
+            loop.remove_reader(sys.stdin.fileno())
+        elif waiting is not None:
+            answer, waiting = waiting, None
+            if line.strip().lower() in ("y", "yes"):
+                answer()
+        else:
+            on_line()
 
-    loop.add_reader(sys.stdin.fileno(), answered)
+    loop.add_reader(sys.stdin.fileno(), typed)

@@ -12,9 +12,21 @@ from typing import Any
 import click
 
 from b24tunnel.cli.terminal import counted, json_line, one_line, visible
-from b24tunnel.happenings import Attempted, Happening, Note, Pending, Ready, Recorded, Stopped, Trouble
+from b24tunnel.happenings import (
+    Attempted,
+    Bound,
+    Happening,
+    Note,
+    Pending,
+    Ready,
+    Recorded,
+    Stopped,
+    Trouble,
+    TunnelProbed,
+)
 from b24tunnel.recording import Attempt, Recording, time_text
 from b24tunnel.redact import MASK, Masker, is_secret_field, shown_url
+from b24tunnel.tunnel.supervisor import TunnelState
 
 # Text and whether it goes to standard error.
 Lines = list[tuple[str | bytes, bool]]
@@ -163,9 +175,26 @@ def as_json(happening: Happening) -> dict[str, Any]:
         }
     if isinstance(happening, Pending):
         return {"type": "pending", "recordings": happening.recordings, "resumed": happening.resumed}
+    if isinstance(happening, TunnelProbed):
+        return {"type": "tunnel", **_tunnel_json(happening.state)}
+    if isinstance(happening, Stopped):
+        tunnel = None if happening.tunnel is None else _tunnel_json(happening.tunnel)
+        return {"type": "stopped", **vars(happening), "tunnel": tunnel}
     if isinstance(happening, Ready) and happening.forward:
         return {"type": "ready", **vars(happening), "forward": shown_url(happening.forward)}
     return {"type": type(happening).__name__.lower(), **vars(happening)}
+
+
+def _tunnel_json(state: TunnelState) -> dict[str, Any]:
+    return {
+        "provider": state.provider,
+        "url": state.url,
+        "state": "up" if state.up else "down",
+        "since": time_text(state.since),
+        "losses": state.losses,
+        "latency_ms": None if state.latency_ms is None else round(state.latency_ms, 1),
+        "reason": state.reason,
+    }
 
 
 def _styled(happening: Happening, *, colours: bool) -> Lines:
@@ -197,12 +226,19 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
                 lines.append(("", "  bound    nothing: paste this address into the portal as the handler"))
             else:
                 lines.append(("", "  bound    nothing: send deliveries to this address"))
-            if happening.tunnel != "local":
+            if happening.tunnel == "url":
                 lines.append(("", f"  expects  that address to lead to 127.0.0.1:{happening.port}"))
             lines.append(("", f"  records  {happening.recordings} (journal, never committed)"))
             forward = shown_url(happening.forward) if happening.forward else "nowhere: give --forward URL"
             lines.append(("", f"  forwards {forward}"))
             return lines
+        case TunnelProbed(state, asked):
+            return [_tunnel_line(state)] if asked else []
+        case Bound(handler_url, events, portal):
+            return [
+                ("ok", f"The address is {handler_url} now."),
+                ("", f"  bound    {', '.join(events)} on {portal}, in place of the former address"),
+            ]
         case Recorded(recording):
             warning = (
                 "  (application_token does not match the portal's)" if recording.verdict == "mismatched" else ""
@@ -234,9 +270,24 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             ]
             if happening.refused:
                 sums.append(f"{happening.refused} LOST (could not be recorded)")
+            if happening.tunnel is not None and happening.tunnel.losses:
+                sums.append(f"tunnel lost {counted(happening.tunnel.losses, 'time')}")
             if happening.rejected:
                 sums.append(f"{counted(happening.rejected, 'other request')} rejected")
             return [("ok", f"Session {happening.session} ended: {', '.join(sums)}.")]
+
+
+def _tunnel_line(state: TunnelState) -> tuple[str, str]:
+    """The public address in one line: for how long it is up or down, how fast, how often lost."""
+    since = state.since.astimezone().strftime("%d %b %H:%M:%S")
+    parts = [f"{state.provider}, {'up' if state.up else 'DOWN'} since {since}"]
+    if state.latency_ms is not None:
+        parts.append(f"{_milliseconds(state.latency_ms)} there and back")
+    if state.losses:
+        parts.append(f"lost {counted(state.losses, 'time')}")
+    if state.reason:
+        parts.append(state.reason)
+    return "" if state.up else "wrong", f"  tunnel   {', '.join(parts)}"
 
 
 def pretty(value: Any) -> str:

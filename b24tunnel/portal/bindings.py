@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from b24tunnel.errors import UserError, WrongUsage
@@ -23,7 +23,7 @@ from b24tunnel.portal.errors import PortalError, PortalUnreachable
 from b24tunnel.portal.state import LedgerRow, State
 
 if TYPE_CHECKING:
-    from b24tunnel.portal.client import Binding, RestClient
+    from b24tunnel.portal.client import RestClient
 
 # The column for the handler's address on the portal's side; see the page "event.bind".
 LONGEST_ADDRESS = 255
@@ -46,13 +46,32 @@ class CleanUp:
     left: tuple[Leftover, ...]
 
 
+@dataclass(frozen=True)
+class Other:
+    """Another handler of an event; ``row`` is this tool's own, where it is a binding of another run."""
+
+    event: str
+    handler: str
+    row: LedgerRow | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the portal lists: which events lack our handler (``missing``), and who else gets them (``others``)."""
+
+    missing: tuple[str, ...]
+    others: tuple[Other, ...]
+
+
 class Bindings:
     """Binds and unbinds on the portal of ``client``, on behalf of ``owner`` (a name for this run)."""
 
-    def __init__(self, client: RestClient, state: State, owner: str) -> None:
+    def __init__(self, client: RestClient, state: State, owner: str, *, keep: bool = False) -> None:
+        """``keep``: what is bound is to stay when the run is over, so it is no orphan either."""
         self._client = client
         self._state = state
         self._owner = owner
+        self._bound: Literal["bound", "kept"] = "kept" if keep else "bound"
         self._portal = client.portal.name
 
     async def bind(self, event: str, handler_url: str) -> bool:
@@ -94,37 +113,42 @@ class Bindings:
         async with self._alone():
             return await self._unbind(self._row(_code(event), handler_url))
 
-    async def unbind_all(self) -> list[Leftover]:
-        """Unbind all that this owner has bound; what could not be unbound, with the reason for each."""
+    async def unbind_all(self, handler_url: str | None = None) -> list[Leftover]:
+        """Unbind all that this owner has bound, or all of it with this address; what could not be, and why."""
         async with self._alone_if_possible() as refused:
             rows = await asyncio.to_thread(self._state.ledger, self._portal, self._owner)
+            if handler_url is not None:
+                rows = [row for row in rows if row.handler == handler_url]
             if refused is not None:
                 return [Leftover(row, str(refused)) for row in rows]
             return list((await self._unbind_rows(rows)).left)
 
-    async def foreign(self, events: Iterable[str]) -> list[Binding]:
-        """The bindings of these events on the portal that this tool has not made, online ones only."""
-        codes = {_code(event) for event in events}
-        bound = await self._client.event_get()
-        rows = await asyncio.to_thread(self._state.ledger, self._portal)
-        ours = {(row.event, row.handler) for row in rows}
-        return [
-            binding
-            for binding in bound
-            if not binding.offline
-            and binding.event.upper() in codes
-            and (binding.event.upper(), binding.handler) not in ours
+    async def survey(self, events: Iterable[str], handler_url: str) -> Survey:
+        """Ask the portal which handlers these events have; offline ones are left out."""
+        codes = list(dict.fromkeys(_code(event) for event in events))
+        bound = [
+            (found.event.upper(), found.handler) for found in await self._client.event_get() if not found.offline
         ]
+        rows = await asyncio.to_thread(self._state.ledger, self._portal)
+        ours = {(row.event, row.handler): row for row in rows}
+        return Survey(
+            tuple(code for code in codes if (code, handler_url) not in bound),
+            tuple(
+                Other(event, handler, ours.get((event, handler)))
+                for event, handler in bound
+                if event in codes and handler != handler_url
+            ),
+        )
 
-    def orphans(self) -> list[LedgerRow]:
-        """The ledger's rows of this portal whose process runs no more."""
-        return [row for row in self._state.ledger(self._portal) if row.left_behind]
+    async def clean(self, *, kept: bool = False) -> CleanUp:
+        """Unbind the orphans, and nothing else; with ``kept`` also what ended runs left on purpose.
 
-    async def clean(self) -> CleanUp:
-        """Unbind the orphans, and nothing else. Raises ``LockTimeout`` if another process is at it."""
+        Raises ``LockTimeout`` if another process is at it.
+        """
         async with self._alone():
             # Looked up inside: another process may have cleaned, or taken a row over, until a moment ago.
-            return await self._unbind_rows(await asyncio.to_thread(self.orphans))
+            rows = await asyncio.to_thread(self._state.ledger, self._portal)
+            return await self._unbind_rows(removable(rows, kept=kept))
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -176,7 +200,7 @@ class Bindings:
             await self._restore(row, before)
             raise
         if new or before is not None:
-            await asyncio.to_thread(self._state.put_row, dataclasses.replace(row, state="bound"))
+            await asyncio.to_thread(self._state.put_row, dataclasses.replace(row, state=self._bound))
         else:
             await asyncio.to_thread(self._state.drop_row, row)
         return new
@@ -206,6 +230,11 @@ class Bindings:
         outcomes = await asyncio.gather(*(attempt(row) for row in rows))
         done = tuple(row for row, outcome in zip(rows, outcomes, strict=True) if outcome is None)
         return CleanUp(done, tuple(outcome for outcome in outcomes if outcome is not None))
+
+
+def removable(rows: Iterable[LedgerRow], *, kept: bool = False) -> list[LedgerRow]:
+    """The orphans among these rows; with ``kept`` also what ended runs left on purpose."""
+    return [row for row in rows if row.left_behind or (kept and row.state == "kept" and not row.in_use)]
 
 
 def check_address(handler_url: str) -> None:

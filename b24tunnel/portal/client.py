@@ -6,10 +6,8 @@ import asyncio
 import dataclasses
 import json
 import logging
-import os
 import random
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +20,8 @@ from b24tunnel import form
 from b24tunnel.errors import UserError, WrongUsage
 from b24tunnel.portal.errors import PortalError, PortalUnreachable
 from b24tunnel.portal.state import Portal, State
-from b24tunnel.send_once import ConnectionLost, send_once
+from b24tunnel.send_once import send_once
+from b24tunnel.unanswered import why_unanswered
 
 _log = logging.getLogger(__name__)
 
@@ -310,7 +309,7 @@ class RestClient:
                 portal=portal.name,
                 method=method,
                 address=f"[{url.host}]:{url.port}" if ":" in (url.host or "") else f"{url.host}:{url.port}",
-                reason=_reason(error, self._timeout.total),
+                reason=why_unanswered(error, self._timeout.total),
                 secrets=portal.secrets(),
                 outcome_unknown=not isinstance(error, _NOT_SENT),
             ) from None
@@ -390,35 +389,6 @@ def _endpoint(portal: Portal, endpoint: str, called: str) -> URL:
 def _method_url(portal: Portal, method: str) -> URL:
     base = _endpoint(portal, portal.client_endpoint, "client_endpoint")
     return base.with_path(base.path.rstrip("/") + "/" + method)
-
-
-def _reason(error: Exception, timeout: float | None) -> str:
-    """A few words on a network failure, without the address that the libraries like to add."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "no connection in time"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout:g} s" if timeout is not None else "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its TLS certificate is not trusted ({error.certificate_error})"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host's name cannot be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        inner = error.os_error
-        if isinstance(inner, ssl.SSLError):
-            return f"TLS failed ({inner.reason})"
-        return _words(inner)
-    if isinstance(error, ConnectionLost):
-        return "the connection was reset" if error.reset else "the connection was closed before the answer"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection was closed in the middle of the answer"
-    if isinstance(error, OSError):
-        return _words(error)
-    return type(error).__name__
-
-
-def _words(error: OSError) -> str:
-    # asyncio puts the address where the system's words should be.
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
 
 
 def _report_failure(renewal: asyncio.Task[Portal]) -> None:

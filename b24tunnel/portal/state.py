@@ -101,7 +101,7 @@ class LedgerRow:
 
     ``owner`` names the run that made it, ``pid`` and ``started`` its process (see ``process.start_mark``),
     ``created_at`` is ISO 8601 in UTC. ``state`` is ``binding`` from before the call to ``event.bind`` until
-    its answer is known, then ``bound``.
+    its answer is known, then ``bound``, or ``kept`` where it is to stay when the run is over.
     """
 
     portal: str
@@ -111,7 +111,7 @@ class LedgerRow:
     pid: int
     started: str
     created_at: str
-    state: Literal["binding", "bound"] = "binding"
+    state: Literal["binding", "bound", "kept"] = "binding"
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -121,7 +121,12 @@ class LedgerRow:
     @property
     def left_behind(self) -> bool:
         """Whether the process that made it runs no more, so that nobody else will remove it."""
-        return not process.is_running(self.pid, self.started)
+        return self.state != "kept" and not self.in_use
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the process that made it still runs."""
+        return process.is_running(self.pid, self.started)
 
 
 class UnknownPortal(WrongUsage):

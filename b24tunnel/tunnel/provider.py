@@ -1,47 +1,71 @@
-"""What a tunnel provider is, and which one a name means."""
+"""What a tunnel provider is, and what it says when there is no address to be had."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from b24tunnel.errors import WrongUsage
-from b24tunnel.tunnel.local import LocalTunnel
-from b24tunnel.tunnel.url import UrlTunnel
+from b24tunnel.errors import OutsideFailure
 
-PROVIDERS = ("local", "url")
+Say = Callable[[str], None]
+
+
+class TunnelFailed(OutsideFailure):
+    """A provider gives no address: one sentence with what it said and what to do.
+
+    ``permanent``: trying again changes nothing before the user has (a wrong token, a blocked country).
+    ``pause``: seconds before it makes sense to try again (a rate limit).
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        self.pause = pause
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What `Tunnel.open` gave holds no longer: why, in one sentence, and the new ``url`` if there is one."""
+
+    reason: str
+    url: str | None = None
 
 
 class Tunnel(Protocol):
-    """A way from a public address to a port of this machine."""
+    """A way from a public address to a port of this machine.
+
+    ``name`` is what ``--tunnel`` calls it. ``probe_seconds``: how far apart probes through it are at least,
+    with regard to the provider's limits.
+    """
 
     name: str
+    probe_seconds: float
 
-    async def open(self, port: int) -> str:
-        """Lead a public address to ``port`` and return it, without a slash at its end.
+    async def open(self, port: int, say: Say) -> str:
+        """Lead a public address to ``port`` of 127.0.0.1 and return it, without a slash at its end.
 
-        Raises `OutsideFailure` when there is none to be had.
+        ``say`` gets what the user has to know, now and later, one sentence each. May be called again after
+        `close`. Ends within a bounded time in any case; raises `TunnelFailed` when there is no address to be
+        had, and has nothing left running then. A cancelled call is followed by `close`.
         """
         ...
 
-    async def alive(self) -> bool:
-        """Whether the provider itself still holds the address; only a probe shows that it works."""
+    async def lost(self) -> Lost:
+        """Wait until the provider itself knows that the address holds no longer; only a probe knows that it works.
+
+        May be awaited again after it gave a new ``url``, which takes the place of the first. Cancelling it
+        changes nothing.
+        """
         ...
 
     async def close(self) -> None:
-        """Give the address back. Closing twice is fine."""
+        """Give the address back and end whatever runs for it, within 3 seconds. Closing twice is fine."""
         ...
 
 
-def choose(name: str | None, public_url: str | None) -> Tunnel:
-    """The provider with this name; an address given alone means ``url``. Raises `WrongUsage`."""
-    if name is None:
-        name = "url" if public_url else "local"
-    if name == "url":
-        if public_url is None:
-            raise WrongUsage("The tunnel 'url' needs the address that you have: --public-url https://….")
-        return UrlTunnel(public_url)
-    if public_url is not None:
-        raise WrongUsage(f"--public-url belongs to the tunnel 'url', not to {name!r}: leave one of them out.")
-    if name == "local":
-        return LocalTunnel()
-    raise WrongUsage(f"There is no tunnel provider {name!r}: choose one of {', '.join(PROVIDERS)}.")
+async def never() -> Lost:
+    """For `Tunnel.lost` where nobody here would know; ends only when it is cancelled."""
+    future: asyncio.Future[Lost] = asyncio.get_running_loop().create_future()
+    return await future

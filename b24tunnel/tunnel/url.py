@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from b24tunnel.errors import WrongUsage
+from b24tunnel.tunnel.provider import Lost, Say, never
 
 # No user, query, fragment or white space: the handler's path is put behind it.
 _ADDRESS = re.compile(r"(?i:https?)://[^\s/?#@\\]+(/[^\s?#\\]*)?")
@@ -15,6 +16,7 @@ class UrlTunnel:
     """Takes the address as given; that it leads to the receiver's port is the user's part."""
 
     name = "url"
+    probe_seconds = 30.0
 
     def __init__(self, url: str) -> None:
         """``url`` is absolute, http or https, without query; raises `WrongUsage` for anything else."""
@@ -28,13 +30,13 @@ class UrlTunnel:
             )
         self._url = url.rstrip("/")
 
-    async def open(self, port: int) -> str:
+    async def open(self, port: int, say: Say) -> str:
         """The address as the user gave it."""
         return self._url
 
-    async def alive(self) -> bool:
-        """Nobody here knows; a probe would."""
-        return True
+    async def lost(self) -> Lost:
+        """Never: nobody here knows, only a probe does."""
+        return await never()
 
     async def close(self) -> None:
         """The address stays the user's."""

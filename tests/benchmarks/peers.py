@@ -56,7 +56,7 @@ def recorder(going: Going, *, forward: str | None = None, loop: Loop = "asyncio"
     with going.fresh() as directory:
         path = f"/b24/{handler_segment(directory)}"
         handler = ["--forward", forward] if forward else []
-        listen = ("listen", "--no-bind", "--output", "quiet", "--recordings", str(directory))
+        listen = ("listen", "--no-bind", "--tunnel", "local", "--output", "quiet", "--recordings", str(directory))
         with going.processes.running([*_on_loop(loop), *listen, *handler]) as process:
             port = process.wait_until_it_listens()
             count = partial(_lines, directory / "journal", "*.jsonl", b'"kind":"recording"')

@@ -1,0 +1,307 @@
+"""Owns the public address: opens it, probes through it, opens it again, and says what it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from b24tunnel.errors import OutsideFailure
+from b24tunnel.tunnel.finding import Finding
+from b24tunnel.tunnel.provider import Lost, Tunnel, TunnelFailed
+
+
+class Probes(Protocol):
+    """What sends a probe through a public address (`b24tunnel.tunnel.probe.Prober`)."""
+
+    async def probe(self, address: str) -> Finding:
+        """See `b24tunnel.tunnel.probe.Prober.probe`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tunnel that may be tried.
+
+    Where it was not asked for by name: ``why`` it is tried, and, if it works, what would be ``better``.
+    """
+
+    tunnel: Tunnel
+    why: str = ""
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How soon what happens; all in seconds but ``stay``.
+
+    ``settle``: for a fresh address to begin to work. ``confirm``: pauses before a probe that failed is repeated,
+    the last of which decides. ``back_off``: pauses between openings. ``stay``: openings of the same provider in
+    a row before the next candidate has its turn. ``look``: between looks at the clock for a sleep of the machine.
+    """
+
+    settle: float = 25.0
+    confirm: tuple[float, ...] = (2.0,)
+    back_off: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+    stay: int = 5
+    look: float = 5.0
+
+
+@dataclass(frozen=True)
+class TunnelState:
+    """How the public address is.
+
+    ``up``: the last probe came back. ``since`` (UTC): when that began to hold. ``losses``: how often it was lost.
+    ``latency_ms``: there and back, at the last probe that came back. ``reason``: why it is down.
+    """
+
+    provider: str
+    url: str | None
+    up: bool
+    since: datetime
+    losses: int = 0
+    latency_ms: float | None = None
+    reason: str | None = None
+
+
+class Supervisor:
+    """Keeps one of ``candidates`` open, the first that works; `state` is None until `open` has returned.
+
+    ``on_state`` gets every new state, after each probe. ``say`` gets what is worth knowing, ``trouble`` what goes
+    wrong; both a sentence at a time, in the event loop.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        prober: Probes,
+        *,
+        say: Callable[[str], None],
+        trouble: Callable[[str], None],
+        on_state: Callable[[TunnelState], None],
+        pace: Pace | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``wall_clock`` goes on while the machine sleeps, unlike the event loop's."""
+        self.state: TunnelState | None = None
+        self._candidates = candidates
+        self._prober = prober
+        self._say = say
+        self._trouble = trouble
+        self._on_state = on_state
+        self._pace = pace or Pace()
+        self._clock = wall_clock
+        self._turn = 0
+        self._port = 0
+        self._ahead = 0.0
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """The candidate whose turn it is."""
+        return self._candidates[self._turn].tunnel
+
+    async def open(self, port: int, *, unproven: bool = False) -> str:
+        """Open the first candidate that a probe comes back through; returns its public address.
+
+        With ``unproven`` an address that no probe came back through is told as trouble and returned all the same,
+        and watched. Raises `OutsideFailure` with what each candidate failed with.
+        """
+        self._port = port
+        self._has_slept()  # from now on
+        failures = []
+        for turn, candidate in enumerate(self._candidates):
+            self._turn = turn
+            if candidate.why:
+                self._say(f"Tunnel {candidate.tunnel.name}: {candidate.why}.")
+            url = None
+            try:
+                url = await candidate.tunnel.open(port, self._say)
+                finding = await self._settled(url)
+                if not finding.works and not unproven:
+                    raise TunnelFailed(f"A probe did not come back: {finding.message}.")
+            except TunnelFailed as failure:
+                await candidate.tunnel.close()
+                failures.append((candidate.tunnel.name, failure))
+                if len(self._candidates) > 1:
+                    self._say(f"Tunnel {candidate.tunnel.name} is of no use now: {failure}")
+                continue
+            if candidate.better:
+                self._say(candidate.better)
+            if not finding.works:
+                self._trouble(f"The address does not lead here yet: {finding.message}.")
+            self._set(
+                url=url,
+                up=finding.works,
+                latency_ms=finding.latency_ms,
+                reason=None if finding.works else f"{finding.message}.",
+            )
+            return url
+        raise _none_of(failures)
+
+    async def watch(self, on_address: Callable[[str], None]) -> None:
+        """Probe on, for ever; after a loss open again. ``on_address`` gets the address whenever it may be new."""
+        while True:
+            lost = await self._until_lost()
+            if lost.url is None:
+                url = await self._reopened(lost.reason)
+            else:
+                self._say(f"Tunnel {self.tunnel.name}: {lost.reason}")
+                finding = await self._settled(lost.url)
+                if not finding.works:
+                    url = await self._reopened(f"{finding.message}.")
+                else:
+                    url = lost.url
+                    self._set(url=url, up=True, latency_ms=finding.latency_ms, reason=None)
+            on_address(url)
+
+    async def close(self) -> None:
+        """End the tunnel."""
+        await self.tunnel.close()
+
+    async def _until_lost(self) -> Lost:
+        assert self.state is not None
+        if not self.state.up:  # it never was
+            return Lost(self.state.reason or "")
+        losing = asyncio.create_task(self.tunnel.lost())
+        try:
+            while True:
+                await self._pause(self.tunnel.probe_seconds, losing)
+                if losing.done():
+                    return losing.result()
+                finding = await self._probe(losing)
+                if finding is None:
+                    return losing.result()
+                if not finding.works:
+                    return Lost(f"{finding.message}.")
+                self._set(latency_ms=finding.latency_ms)
+        finally:
+            losing.cancel()
+            await asyncio.gather(losing, return_exceptions=True)
+
+    async def _probe(self, losing: asyncio.Task[Lost]) -> Finding | None:
+        """What a probe finds, repeated before it is believed that nothing works; None if ``losing`` was first."""
+        assert self.state is not None
+        assert self.state.url is not None
+        finding = await self._prober.probe(self.state.url)
+        for pause in self._pace.confirm:
+            if finding.works:
+                break
+            await self._pause(pause, losing)
+            if losing.done():
+                return None
+            finding = await self._prober.probe(self.state.url)
+        return finding
+
+    async def _reopened(self, reason: str) -> str:
+        """Open again, however long it takes; the address then."""
+        assert self.state is not None
+        began = self._clock()
+        was_up = self.state.up
+        self._down(reason)
+        attempts = 0
+        told = reason
+        while True:
+            pause = self._pace.back_off[min(attempts, len(self._pace.back_off) - 1)] * random.uniform(0.8, 1.2)
+            tunnel = self.tunnel
+            permanent = False
+            await tunnel.close()
+            try:
+                url = await tunnel.open(self._port, self._say)
+                finding = await self._settled(url)
+                if finding.works:
+                    break
+                failure = f"{finding.message}."
+            except TunnelFailed as error:
+                failure = str(error)
+                permanent = error.permanent
+                pause = max(pause, error.pause)
+            if failure != told:
+                self._trouble(f"Tunnel {tunnel.name} is still down: {failure}")
+                self._set(reason=failure)
+                told = failure
+            attempts += 1
+            if len(self._candidates) > 1 and (permanent or attempts % self._pace.stay == 0):
+                await tunnel.close()
+                self._turn = (self._turn + 1) % len(self._candidates)
+                self._say(f"Tunnel {self.tunnel.name} is tried in place of {tunnel.name}.")
+            await self._pause(pause)
+        self._set(url=url, up=True, latency_ms=finding.latency_ms, reason=None)
+        if was_up:
+            self._say(
+                f"Tunnel {self.tunnel.name} is up again after {_duration(self._clock() - began)}: what Bitrix24 "
+                "sent meanwhile it does not send again."
+            )
+        else:
+            self._say("The address leads here now.")
+        return url
+
+    async def _settled(self, url: str) -> Finding:
+        """What a probe finds once a fresh address has begun to work, or when that takes too long."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._pace.settle
+        pause = 0.25
+        while True:
+            finding = await self._prober.probe(url)
+            if not finding.may_pass or loop.time() + pause > end:
+                return finding
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 4.0)
+
+    async def _pause(self, seconds: float, losing: asyncio.Task[Lost] | None = None) -> None:
+        """Wait so long, or until ``losing`` is done, or until the machine wakes up from sleep."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            look = min(left, self._pace.look)
+            if losing is None:
+                await asyncio.sleep(look)
+            else:
+                await asyncio.wait((losing,), timeout=look)
+                if losing.done():
+                    return
+            if self._has_slept():
+                return
+
+    def _has_slept(self) -> bool:
+        """Whether the wall clock has gone on since the last look while the event loop's stood still."""
+        ahead = self._clock() - asyncio.get_running_loop().time()
+        slept = ahead - self._ahead > 2 * self._pace.look
+        self._ahead = ahead
+        return slept
+
+    def _down(self, reason: str) -> None:
+        assert self.state is not None
+        if self.state.up:
+            self._trouble(f"Tunnel {self.tunnel.name} is down: {reason}")
+            self._set(up=False, losses=self.state.losses + 1, latency_ms=None, reason=reason)
+
+    def _set(self, **changes: object) -> None:
+        name = self.tunnel.name
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        before = self.state or TunnelState(name, None, up=False, since=now)
+        state = dataclasses.replace(before, provider=name, **changes)  # type: ignore[arg-type]
+        if state.up != before.up:
+            state = dataclasses.replace(state, since=now)
+        self.state = state
+        self._on_state(state)
+
+
+def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
+    if len(failures) == 1:
+        name, failure = failures[0]
+        return OutsideFailure(f"Tunnel {name}: {failure}")
+    reasons = " ".join(f"{name}: {failure}" for name, failure in failures)
+    return OutsideFailure(f"No tunnel gives an address that works. {reasons}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
