@@ -40,6 +40,7 @@ class Client:
     key: str | None = None
     command: str | None = None
     terminal: bool = False
+    says_no_more: bool = False
     asked_for: tuple[str, int] | None = None
     public_port: int = 0
     connection: asyncssh.SSHServerConnection | None = None
@@ -184,6 +185,10 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
     def exec_requested(self, command: str) -> bool:
         self._client.command = command
+        return True
+
+    def eof_received(self) -> bool:
+        self._client.says_no_more = True
         return True
 
     def session_started(self) -> None:

@@ -39,7 +39,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Wait until the terminal has shown ``text``."""
-        wait_until(lambda: text in self._read(), f"{text!r} on the terminal, which shows: {self.shown}")
+        wait_until(lambda: text in self.read(), f"{text!r} on the terminal, which shows: {self.shown}")
 
     def type(self, text: str) -> None:
         """Press these keys."""
@@ -59,7 +59,7 @@ class Terminal:
         """The exit code, once the program has ended by itself."""
 
         def ended() -> tuple[int, int] | None:
-            self._read()
+            self.read()
             result = os.waitpid(self._pid, os.WNOHANG)
             return result if result[0] == self._pid else None
 
@@ -67,7 +67,8 @@ class Terminal:
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status)
 
-    def _read(self) -> str:
+    def read(self) -> str:
+        """All that it has shown so far."""
         with contextlib.suppress(OSError):  # nothing to read now, or the program is gone
             self.shown += os.read(self._terminal, 65536).decode(errors="replace")
         return self.shown
@@ -109,6 +110,16 @@ def test_on_a_terminal_a_no_leaves_them_for_the_next_time(programs: Programs) ->
         assert terminal.exit_code() == 0
         assert handler.requests == []
     assert Journal.open(programs.directory / "recordings").pending() == ["1-1"]
+
+
+def test_enter_shows_how_the_tunnel_is_and_typing_never_keeps_it_from_ending(programs: Programs) -> None:
+    terminal = Terminal(programs.directory, "listen", "--no-bind")
+    terminal.wait_for("tunnel   local, up since")
+    terminal.type("\n")
+    wait_until(lambda: terminal.read().count("local, up since") == 2, "the tunnel's state is shown again")
+    assert "there and back" in terminal.shown
+    terminal.type("something\x03")  # Ctrl-C throws away what was typed before it
+    assert terminal.exit_code() == 0
 
 
 def test_closing_the_terminal_unbinds(programs: Programs, home: Path) -> None:
@@ -231,6 +242,7 @@ def test_ctrl_c_while_a_failed_start_is_taken_back_keeps_the_error_and_names_wha
 ) -> None:
     """The second event cannot be bound, and the portal hangs when the first is to be unbound again."""
     unbinding = threading.Event()
+    over = threading.Event()
 
     def portal_answer(request: Request) -> bytes:
         method = request.line.split(b" ")[1].rpartition(b"/")[2]
@@ -239,7 +251,7 @@ def test_ctrl_c_while_a_failed_start_is_taken_back_keeps_the_error_and_names_wha
             return answer_with("400 Bad Request", error, "Content-Type: application/json")
         if method == b"event.unbind":
             unbinding.set()
-            threading.Event().wait(20)
+            over.wait(60)
         results = {b"event.get": b"[]", b"event.bind": b"true", b"app.info": b'{"INSTALLED":true}'}
         result = b'{"result":%s}' % results.get(method, b'{"count":1}')
         return answer_with("200 OK", result, "Content-Type: application/json")
@@ -254,6 +266,7 @@ def test_ctrl_c_while_a_failed_start_is_taken_back_keeps_the_error_and_names_wha
         wait_until(unbinding.is_set, "it takes back what it had bound")
         listen.send_signal(signal.SIGINT)
         code = listen.wait(60)
+        over.set()
     told = "".join(listen.lines + listen.errors)
     assert code == 3, str(listen)
     assert "ERROR_EVENT_NOT_FOUND" in told

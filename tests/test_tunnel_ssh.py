@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +19,7 @@ import asyncssh
 import pytest
 from programs import free_port, wait_until
 from sshd import PROGRAM, Sshd, write_key
-from tcp_relay import port_of, relay_to
+from tcp_relay import port_of
 from tunnelled import answering, knock, nothing_left
 from waiting import until
 
@@ -64,6 +66,10 @@ def said() -> list[str]:
     return []
 
 
+def ignore(sentence: str) -> None:
+    """For what is said where that is not the point."""
+
+
 def port_in(url: str) -> int:
     port = urlsplit(url).port
     assert port is not None
@@ -74,7 +80,7 @@ async def refused(settings: SshSettings, deadline: float = 30.0) -> TunnelFailed
     """Why no tunnel comes about; checks that it is one sentence."""
     tunnel = SshTunnel(settings, deadline=deadline)
     with pytest.raises(TunnelFailed) as failed:
-        await tunnel.open(9, print)
+        await tunnel.open(9, ignore)
     await tunnel.close()
     text = str(failed.value)
     assert "\n" not in text
@@ -96,12 +102,13 @@ async def test_bytes_come_from_the_servers_port_to_the_local_one_and_back(
         words = [b"%d" % number for number in range(100, 130)]
         assert await asyncio.gather(*(knock(port_in(url), word) for word in words)) == [w[::-1] for w in words]
         await tunnel.close()
-    assert said == []
+    assert len(said) == 1
+    assert "GatewayPorts" in said[0]
 
 
 async def test_close_frees_the_servers_port(settings: SshSettings) -> None:
     tunnel = SshTunnel(settings)
-    port = port_in(await tunnel.open(9, print))
+    port = port_in(await tunnel.open(9, ignore))
     await tunnel.close()
     await until(lambda: is_free(port))
 
@@ -115,20 +122,36 @@ async def test_a_receiver_that_is_not_there_costs_the_one_connection_only(settin
     tunnel = SshTunnel(settings)
     async with answering() as port:
         pass
-    url = await tunnel.open(port, print)
+    url = await tunnel.open(port, ignore)
     assert await knock(port_in(url), b"ping") == b""
     assert await knock(port_in(url), b"ping") == b""
     await tunnel.close()
 
 
-async def test_the_address_is_the_one_that_the_user_says_leads_there(settings: SshSettings) -> None:
+async def test_the_address_is_the_one_that_the_user_says_leads_there(
+    settings: SshSettings, said: list[str]
+) -> None:
     wanted = free_port()
     tunnel = SshTunnel(
         dataclasses.replace(settings, listen=f"127.0.0.1:{wanted}", public_url="https://hooks.example.org/")
     )
     async with answering() as port:
-        assert await tunnel.open(port, print) == "https://hooks.example.org"
+        assert await tunnel.open(port, said.append) == "https://hooks.example.org"
         assert await knock(wanted, b"ping") == b"gnip"
+        assert said == []
+        await tunnel.close()
+
+
+async def test_a_port_that_the_server_chooses_is_told_to_whoever_has_to_lead_an_address_there(
+    settings: SshSettings, said: list[str]
+) -> None:
+    tunnel = SshTunnel(dataclasses.replace(settings, public_url="https://hooks.example.org"))
+    async with answering() as port:
+        assert await tunnel.open(port, said.append) == "https://hooks.example.org"
+        (sentence,) = said
+        allotted = re.search(r"its port (\d+):", sentence)
+        assert allotted is not None
+        assert await knock(int(allotted[1]), b"ping") == b"gnip"
         await tunnel.close()
 
 
@@ -137,7 +160,7 @@ async def test_every_form_of_listen_that_ssh_takes_leads_here(settings: SshSetti
     wanted = free_port()
     tunnel = SshTunnel(dataclasses.replace(settings, listen=form.format(port=wanted)))
     async with answering() as port:
-        assert await tunnel.open(port, print) == f"http://127.0.0.1:{wanted}"
+        assert await tunnel.open(port, ignore) == f"http://127.0.0.1:{wanted}"
         assert await knock(wanted, b"ping") == b"gnip"
         await tunnel.close()
 
@@ -210,7 +233,7 @@ async def test_lines_of_known_hosts_that_make_no_sense_are_passed_over(sshd: Ssh
     nonsense = b"lonely\n|1|broken ssh-ed25519 AAAA\n@what x y z\n\xff\xfe\x00 \x00\n!,* x\n"
     sshd.known_hosts.write_bytes(nonsense + good)
     tunnel = SshTunnel(settings)
-    assert await tunnel.open(9, print)
+    assert await tunnel.open(9, ignore)
     await tunnel.close()
     sshd.known_hosts.write_bytes(nonsense)
     assert "not known" in str(await refused(settings))
@@ -232,7 +255,7 @@ async def test_keys_known_hosts_port_and_user_are_those_that_ssh_would_find(sshd
     shutil.copy(sshd.key, ssh / "id_ed25519")
     tunnel = SshTunnel(SshSettings("myserver"))
     async with answering() as port:
-        url = await tunnel.open(port, print)
+        url = await tunnel.open(port, ignore)
         assert url.startswith("http://127.0.0.1:")
         assert await knock(port_in(url), b"ping") == b"gnip"
         await tunnel.close()
@@ -242,7 +265,7 @@ async def test_the_default_known_hosts_and_key_are_found(sshd: Sshd, user_home: 
     shutil.copy(sshd.known_hosts, user_home / ".ssh" / "known_hosts")
     shutil.copy(sshd.key, user_home / ".ssh" / "id_ed25519")
     tunnel = SshTunnel(SshSettings(sshd.host, sshd.port))
-    assert await tunnel.open(9, print)
+    assert await tunnel.open(9, ignore)
     await tunnel.close()
 
 
@@ -264,7 +287,7 @@ async def test_the_way_leads_through_a_jump_host_that_the_configuration_names(
         (user_home / "both").write_text(sshd.known_hosts.read_text() + jump.known_hosts.read_text())
         tunnel = SshTunnel(settings)
         async with answering() as port:
-            url = await tunnel.open(port, print)
+            url = await tunnel.open(port, ignore)
             assert await knock(port_in(url), b"ping") == b"gnip"
             losing = asyncio.create_task(tunnel.lost())
             jump.kill()
@@ -281,14 +304,35 @@ async def test_jump_hosts_that_lead_in_a_circle_are_told(user_home: Path) -> Non
     assert "circle" in str(failed)
 
 
-async def test_a_proxy_command_of_the_configuration_is_run(
+PROXY = """
+import os, socket, sys, threading
+server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def send():
+    while piece := os.read(0, 65536):
+        server.sendall(piece)
+    server.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while piece := server.recv(65536):
+    os.write(1, piece)
+"""
+
+
+async def test_a_proxy_command_of_the_configuration_is_used(
     sshd: Sshd, settings: SshSettings, user_home: Path
 ) -> None:
-    server = await relay_to(sshd.port)
-    (user_home / ".ssh" / "config").write_text("Host *\n  ProxyCommand /nonexistent/program %h\n")
-    failed = await refused(settings)
-    assert "No such file" in str(failed)
-    server.close()
+    (user_home / "proxy.py").write_text(PROXY)
+    config = user_home / ".ssh" / "config"
+    config.write_text(f"ProxyCommand {sys.executable} {user_home}/proxy.py {sshd.port}\n")
+    tunnel = SshTunnel(settings)
+    async with answering() as port:
+        url = await tunnel.open(port, ignore)
+        assert await knock(port_in(url), b"ping") == b"gnip"
+        await tunnel.close()
+        await until(lambda: sshd.connections == 0)
+    config.write_text("ProxyCommand /nonexistent/program %h\n")
+    assert "No such file" in str(await refused(settings))
+    config.write_text("ProxyCommand false\n")
+    assert not (await refused(settings)).permanent
 
 
 @pytest.mark.parametrize(
@@ -387,7 +431,7 @@ async def test_a_key_with_a_passphrase_works_from_the_agent(
     async with asyncssh.SSHAgentClient(agent) as client:
         await client.add_keys([asyncssh.read_private_key(sshd.key)])
     tunnel = SshTunnel(dataclasses.replace(settings, key=locked))
-    assert await tunnel.open(9, print)
+    assert await tunnel.open(9, ignore)
     await tunnel.close()
 
 
@@ -412,7 +456,16 @@ async def test_a_server_that_says_nothing_ends_at_the_deadline(settings: SshSett
 
 @pytest.mark.parametrize(
     "greeting",
-    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-1.5-old\r\n", b"SSH-2.0-x\r\n\x00\x00", b"\xff" * 70_000],
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-1.5-old\r\n",
+        b"SSH-2.0-x\r\n\x00\x00",
+        b"SSH-2.0-x\r\n\x00\x00\x00\x0c\x0a\x14" + b"\x00" * 10,  # a list of algorithms that is cut off
+        b"SSH-2.0-x\r\n\x00\x00\x00\x0c\x0a\x01" + b"\x00" * 10,
+        b"SSH-2.0-\xff\xfe\r\n",
+        b"\xff" * 70_000,
+    ],
 )
 async def test_a_server_that_hangs_up_or_speaks_something_else_is_worth_another_try(
     settings: SshSettings, greeting: bytes
@@ -444,7 +497,7 @@ async def test_a_server_without_a_common_cipher_is_told(
 
 async def test_a_port_that_is_taken_on_the_server_is_told_with_what_helps(settings: SshSettings) -> None:
     first = SshTunnel(settings)
-    taken = port_in(await first.open(9, print))
+    taken = port_in(await first.open(9, ignore))
     failed = await refused(dataclasses.replace(settings, listen=f"localhost:{taken}"))
     assert not failed.permanent
     assert f"localhost:{taken}" in str(failed)
@@ -452,7 +505,7 @@ async def test_a_port_that_is_taken_on_the_server_is_told_with_what_helps(settin
     await first.close()
     await until(lambda: is_free(taken))
     again = SshTunnel(dataclasses.replace(settings, listen=f"localhost:{taken}"))
-    assert await again.open(9, print) == f"http://127.0.0.1:{taken}"
+    assert await again.open(9, ignore) == f"http://127.0.0.1:{taken}"
     await again.close()
 
 
@@ -473,7 +526,7 @@ async def test_a_server_that_dies_is_noticed_and_a_later_one_gives_the_address_a
     sshd: Sshd, settings: SshSettings
 ) -> None:
     tunnel = SshTunnel(settings)
-    await tunnel.open(9, print)
+    await tunnel.open(9, ignore)
     losing = asyncio.create_task(tunnel.lost())
     sshd.kill()
     lost = await losing
@@ -482,17 +535,17 @@ async def test_a_server_that_dies_is_noticed_and_a_later_one_gives_the_address_a
     assert await tunnel.lost() == lost
     await tunnel.close()
     with pytest.raises(TunnelFailed):
-        await tunnel.open(9, print)
+        await tunnel.open(9, ignore)
     sshd.start()
     async with answering() as port:
-        url = await tunnel.open(port, print)
+        url = await tunnel.open(port, ignore)
         assert await knock(port_in(url), b"ping") == b"gnip"
         await tunnel.close()
 
 
 async def test_a_server_that_freezes_is_noticed_by_its_silence(sshd: Sshd, settings: SshSettings) -> None:
     tunnel = SshTunnel(settings, keepalive=0.1)
-    await tunnel.open(9, print)
+    await tunnel.open(9, ignore)
     sshd.freeze()
     assert (await tunnel.lost()).reason.endswith("the server answers no more.")
     await tunnel.close()
@@ -501,7 +554,7 @@ async def test_a_server_that_freezes_is_noticed_by_its_silence(sshd: Sshd, setti
 async def test_close_does_not_wait_for_a_frozen_server(sshd: Sshd, settings: SshSettings) -> None:
     tunnel = SshTunnel(settings)
     async with answering() as port:
-        url = await tunnel.open(port, print)
+        url = await tunnel.open(port, ignore)
         _, writer = await asyncio.open_connection("127.0.0.1", port_in(url))
         sshd.freeze()
         async with asyncio.timeout(3.0):
@@ -524,7 +577,7 @@ async def test_a_connection_that_comes_while_the_tunnel_closes_is_not_left_open_
     monkeypatch.setattr(asyncssh.SSHClientConnection, "forward_connection", slow)
     tunnel = SshTunnel(settings)
     async with answering() as port:
-        knocking = asyncio.create_task(knock(port_in(await tunnel.open(port, print)), b"ping"))
+        knocking = asyncio.create_task(knock(port_in(await tunnel.open(port, ignore)), b"ping"))
         await come.wait()
         await tunnel.close()
         go_on.set()
@@ -534,7 +587,7 @@ async def test_a_connection_that_comes_while_the_tunnel_closes_is_not_left_open_
 
 async def test_a_living_server_is_not_taken_for_a_silent_one(settings: SshSettings) -> None:
     tunnel = SshTunnel(settings, keepalive=0.02)
-    await tunnel.open(9, print)
+    await tunnel.open(9, ignore)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await tunnel.lost()
@@ -543,7 +596,7 @@ async def test_a_living_server_is_not_taken_for_a_silent_one(settings: SshSettin
 
 async def test_lost_may_be_given_up_and_awaited_again(sshd: Sshd, settings: SshSettings) -> None:
     tunnel = SshTunnel(settings)
-    await tunnel.open(9, print)
+    await tunnel.open(9, ignore)
     losing = asyncio.create_task(tunnel.lost())
     await asyncio.sleep(0)
     losing.cancel()
@@ -556,7 +609,7 @@ async def test_lost_may_be_given_up_and_awaited_again(sshd: Sshd, settings: SshS
 async def test_closing_twice_or_without_opening_is_fine(sshd: Sshd, settings: SshSettings) -> None:
     tunnel = SshTunnel(settings)
     await tunnel.close()
-    await tunnel.open(9, print)
+    await tunnel.open(9, ignore)
     await tunnel.close()
     await tunnel.close()
     await until(lambda: sshd.connections == 0)
@@ -565,7 +618,7 @@ async def test_closing_twice_or_without_opening_is_fine(sshd: Sshd, settings: Ss
 @pytest.mark.parametrize("turns", [0, 1, 2, 5, 10, 20, 40, 80])
 async def test_opening_that_is_cancelled_leaves_nothing(sshd: Sshd, settings: SshSettings, turns: int) -> None:
     tunnel = SshTunnel(settings)
-    opening = asyncio.create_task(tunnel.open(9, print))
+    opening = asyncio.create_task(tunnel.open(9, ignore))
     for _ in range(turns):
         await asyncio.sleep(0.001)  # wherever it is then
     opening.cancel()

@@ -8,6 +8,8 @@ import dataclasses
 import json
 import multiprocessing
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -191,6 +193,11 @@ def test_what_a_service_says_when_there_is_no_address_is_passed_on(name: str, li
 )
 def test_nothing_else_is_taken_for_a_failure(name: str, line: str) -> None:
     assert SSH_SERVICES[name].failure_in(line) is None
+
+
+def test_the_services_are_known_without_loading_a_library_for_them() -> None:
+    code = "import sys, b24tunnel.tunnel.ssh_services; sys.exit('asyncssh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # From here on with a server.
@@ -522,6 +529,7 @@ async def test_the_end_of_what_a_service_says_is_not_the_end_of_the_address(
         for _ in range(5):
             assert await knock(standin.client.public_port, b"ping") == b"gnip"
         assert not losing.done()
+        assert not standin.client.says_no_more  # which a service might take for our end
         standin.end_session(0)
         await losing
         await tunnel.close()
@@ -619,9 +627,12 @@ async def test_a_token_that_is_not_recognised_is_told_though_there_is_an_address
 async def test_that_a_tunnel_without_an_account_ends_is_told_once(
     serve: Serve, home: Path, said: list[str]
 ) -> None:
-    async with serve(Manners(says=PINGGY + PINGGY)) as standin:
+    async with serve(Manners(says=PINGGY)) as standin:
         tunnel = tunnel_to("pinggy", standin, home)
         await tunnel.open(9, said.append)
+        standin.say(PINGGY)
+        standin.end_session()
+        await tunnel.lost()
         await tunnel.close()
         assert len([sentence for sentence in said if "60 minutes" in sentence]) == 1
         assert not any("token" in sentence for sentence in said)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +88,8 @@ def listen_command(
     from b24tunnel.catalogue.bindable import bindable_codes
     from b24tunnel.cli.printing import Printer
     from b24tunnel.cli.render import renderer
-    from b24tunnel.happenings import Note, Pending, Ready, Trouble
+    from b24tunnel.cli.typed import typed_lines
+    from b24tunnel.happenings import Note, Pending, Trouble, TunnelProbed
     from b24tunnel.portal import State
     from b24tunnel.session import Session, Settings
     from b24tunnel.settings import read_settings
@@ -120,12 +121,13 @@ def listen_command(
     if no_bind and codes:
         show(Note(f"Nothing is bound because of --no-bind, {', '.join(codes)} neither."))()
 
-    # Where a person can answer; Windows' event loop cannot wait for what is typed.
+    # Where a person can answer.
     asks = sys.stdin.isatty() and sys.stdout.isatty() and output in (None, "rich", "plain") and os.name == "posix"
 
     async def listen(stop: asyncio.Event) -> None:
         failure: OSError | None = None
-        left = 0
+        left = 0  # what the question is about
+        asked = False
 
         def failed(error: OSError) -> None:
             # Nobody reads any more (a closed pipe or terminal), or the disk is full: the session ends in order.
@@ -134,7 +136,7 @@ def listen_command(
             stop.set()
 
         def emit(happening: Happening) -> None:
-            nonlocal left
+            nonlocal left, asked
             if failure is not None:
                 if isinstance(happening, Trouble):  # standard error may still be read
                     printer.put(partial(click.echo, happening.message, err=True))
@@ -143,21 +145,29 @@ def listen_command(
                 left = len(happening.recordings)
                 return
             printer.put(show(happening))
-            if asks and isinstance(happening, Ready):
-                if left:
-                    # Only now, so that nothing is missed while the question waits for its answer.
-                    question = (
-                        f"{counted(left, 'recording')} of earlier sessions never reached your handler. Hand over "
-                        "now?"
-                    )
-                    printer.put(partial(click.echo, f"{question} [y/N] ", nl=False))
-                _read_terminal(session.resume if left else None, session.tell_tunnel)
+            if left and not asked and isinstance(happening, TunnelProbed):
+                # Only now that it is ready, so that nothing is missed while the question waits for its answer.
+                asked = True
+                question = (
+                    f"{counted(left, 'recording')} of earlier sessions never reached your handler. Hand over now?"
+                )
+                printer.put(partial(click.echo, f"{question} [y/N] ", nl=False))
+
+        def typed(line: str) -> None:
+            nonlocal left
+            if not (left and asked):
+                session.tell_tunnel()
+                return
+            left = 0
+            if line.lower() in ("y", "yes"):
+                session.resume()
 
         printer = Printer(failed)
         session = Session(settings, emit, printer.room)
         code = 0
         try:
-            await session.run(stop)
+            with typed_lines(typed) if asks else contextlib.nullcontext():
+                await session.run(stop)
         except BaseException:
             code = 3
             raise
@@ -188,28 +198,3 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
     if not codes and not no_bind:
         raise click.UsageError("Name the events to bind (b24tunnel events lists them), or give --no-bind.")
     return chosen
-
-
-def _read_terminal(on_yes: Callable[[], None] | None, on_line: Callable[[], None]) -> None:
-    """Take what is typed while the session goes on: first the answer to a question, if there is one, then lines.
-
-    Whatever is not yes means no.
-    """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    waiting = on_yes
-
-    def typed() -> None:
-        nonlocal waiting
-        line = sys.stdin.readline()
-        if not line:  # the terminal is gone
-            loop.remove_reader(sys.stdin.fileno())
-        elif waiting is not None:
-            answer, waiting = waiting, None
-            if line.strip().lower() in ("y", "yes"):
-                answer()
-        else:
-            on_line()
-
-    loop.add_reader(sys.stdin.fileno(), typed)

@@ -97,9 +97,20 @@ class SshTunnel:
         if settings.public_url is not None:
             # sshd says success even when a program of the server holds the IPv4 side of the wanted port and only
             # the IPv6 side is ours: the public address then leads to that program, and only a probe can see it.
+            if not wanted:
+                say(
+                    f"The server chose its port {allotted}: have {settings.public_url} lead there, and name a port in"
+                    " 'listen' that stays the same."
+                )
             return settings.public_url.rstrip("/")
         name = str(connection.get_extra_info("host") or settings.host)
-        return f"http://[{name}]:{allotted}" if ":" in name else f"http://{name}:{allotted}"
+        url = f"http://[{name}]:{allotted}" if ":" in name else f"http://{name}:{allotted}"
+        # Nor does sshd say that it listens at loopback only, whatever it was asked for.
+        say(
+            f"{url} leads here from outside only if 'GatewayPorts' in the server's sshd_config allows it;"
+            " otherwise have a reverse proxy there lead to the port, and name the proxy's address with public_url."
+        )
+        return url
 
     async def lost(self) -> Lost:
         """Wait for the end of the connection, which unanswered signs of life bring about, too."""
@@ -133,7 +144,7 @@ class SshTunnel:
                 " connection that broke off, which 'ClientAliveInterval 15' in its sshd_config ends sooner) or not"
                 " allowed; wait, or choose another port."
             ) from error
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except Exception as error:
             raise failure(error, self._server, "") from error
         return listener.get_port()
 
@@ -177,7 +188,7 @@ class SshTunnel:
             )
         except asyncssh.HostKeyNotVerifiable as error:
             raise self._untrusted(error, login, host, options) from error
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except Exception as error:
             raise failure(error, server, _hint(options.username)) from error
         self._connections.append(connection)
         self._login = login

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import asyncssh
+from asyncssh.saslprep import SASLPrepError
 
 from b24tunnel.tunnel.lines import clean
 from b24tunnel.tunnel.provider import TunnelFailed
@@ -96,9 +97,13 @@ def failure(error: Exception, server: str, hint: str) -> TunnelFailed:
         return TunnelFailed(f"{server} cannot be reached ({said}): check the address and the network.")
     if isinstance(error, asyncssh.KeyExchangeFailed):
         return TunnelFailed(f"{server} and this program find no common way to encrypt ({said}).")
-    if isinstance(error, asyncssh.Error):
-        return TunnelFailed(f"{server} answered, but no SSH login came about: {said}.")
-    return TunnelFailed(f"{server} cannot be tried with these settings ({said}): correct them.", permanent=True)
+    # A host or a user that cannot be put into a message; what cannot be decoded comes from the server.
+    if isinstance(error, (UnicodeError, SASLPrepError)) and not isinstance(error, UnicodeDecodeError):
+        return TunnelFailed(
+            f"{server} cannot be tried with these settings ({said}): correct them.", permanent=True
+        )
+    # Whatever asyncssh makes of what the server sends, which may be anything.
+    return TunnelFailed(f"{server} answered, but no SSH login came about: {said}.")
 
 
 async def forward(

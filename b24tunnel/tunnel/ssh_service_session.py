@@ -77,7 +77,7 @@ class ServiceSession:
             )
         except asyncssh.HostKeyNotVerifiable as error:
             raise self._untrusted(error, login, file, entry_name(host, port), server) from error
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except Exception as error:
             raise failure(error, server, "it may want an account or a token now; try another tunnel") from error
         self._connection, self._login = connection, login
         if login.unvouched is not None:
@@ -106,7 +106,7 @@ class ServiceSession:
             if self._login.ended.is_set():
                 raise TunnelFailed(f"{self._name} hung up after the login: {self._login.end}.") from error
             raise TunnelFailed(f"{self._name} does not grant the forwarding: try again later.") from error
-        except (asyncssh.Error, OSError, ValueError) as error:
+        except Exception as error:
             raise TunnelFailed(f"{self._name} does not open a session ({clause(error)}).") from error
 
     async def end(self) -> None:

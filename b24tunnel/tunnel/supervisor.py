@@ -108,8 +108,8 @@ class Supervisor:
     async def open(self, port: int, *, unproven: bool = False) -> str:
         """Open the first candidate that a probe comes back through; returns its public address.
 
-        With ``unproven`` an address that no probe came back through is told as trouble and returned all the same,
-        and watched. Raises `OutsideFailure` with what each candidate failed with.
+        With ``unproven`` an address of the user's own that no probe came back through is told as trouble, returned
+        all the same, and watched. Raises `OutsideFailure` with what each candidate failed with.
         """
         self._port = port
         self._has_slept()  # from now on
@@ -118,11 +118,11 @@ class Supervisor:
             self._turn = turn
             if candidate.why:
                 self._say(f"Tunnel {candidate.tunnel.name}: {candidate.why}.")
-            url = None
+            given = unproven and candidate.tunnel.name == "url"
             try:
                 url = await candidate.tunnel.open(port, self._say)
-                finding = await self._settled(url)
-                if not finding.works and not unproven:
+                finding = await (self._prober.probe(url) if given else self._settled(url))
+                if not finding.works and not given:
                     raise TunnelFailed(f"A probe did not come back: {finding.message}.")
             except TunnelFailed as failure:
                 await candidate.tunnel.close()
