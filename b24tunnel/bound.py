@@ -16,7 +16,7 @@ from b24tunnel.portal.bindings import Other
 from b24tunnel.redact import shown_url
 
 CLEAN_UP_COMMAND = "b24tunnel bindings clean"
-_UNBIND_SECONDS = 3.0
+_UNBIND_SECONDS = 2.8
 
 
 class BoundHandler:

@@ -292,7 +292,7 @@ def test_what_is_asked_of_a_person_is_printed_when_nothing_is_bound(programs: Pr
     wait_until(lambda: "tunnel   mine, up" in "".join(listen.lines), "it is ready")
     assert listen.stop() == 0
     shown = "".join(listen.lines)
-    assert "paste this address into the portal" in shown
+    assert "paste the address above as its handler" in shown
     assert "/b24/" in shown
 
 

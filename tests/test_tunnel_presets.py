@@ -75,7 +75,7 @@ ADDRESSES = [
     ),
     (
         "bore",
-        "\x1b[2m2026-11-25T01:30:00.123456Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mbore_cli::client\x1b[0m\x1b[2m:\x1b[0m "
+        "\x1b[2m2026-11-25T01:30:00.123456Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mbore_cli::client\x1b[0m: "
         "connected to server \x1b[3mremote_port\x1b[0m\x1b[2m=\x1b[0m35429\n"
         "2026-11-25T01:30:00.123456Z  INFO bore_cli::client: listening at bore.pub:35429",
         "http://bore.pub:35429",
@@ -186,8 +186,8 @@ FAILURES = [
     ("tailscale", "backend error: invalid key: API key does not exist", True, "tailscale up"),
     (
         "devtunnel",
-        "Tunnel service error: Request not permitted. Unauthorized tunnel creation access: Anonymous does not have "
-        "'create' access scope",
+        "Tunnel service error: Request not permitted. Unauthorized tunnel creation access: Anonymous does not "
+        "have 'create' access scope",
         True,
         "devtunnel user login",
     ),

@@ -51,7 +51,7 @@ async def nothing_left(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFi
     unhandled: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda loop, context: unhandled.append(context))
     before = asyncio.all_tasks()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     yield
     # What is only unwinding does so; what waits for something stays.
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

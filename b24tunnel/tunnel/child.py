@@ -17,22 +17,42 @@ from b24tunnel.tunnel.provider import TunnelFailed
 from b24tunnel.tunnel.warden import Warden
 
 _PIECE = 65536
-_TERMINATE_SECONDS = 1.5
+_TERMINATE_SECONDS = 1.0
 _KILL_SECONDS = 1.0
 _KEPT_LINES = 20
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Knows of the program's end when it comes.
+
+    The wait of `asyncio.subprocess.Process` is in many versions of Python also one for the pipes' end, and a child
+    of the program may hold these for as long as it likes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=_PIECE, loop=asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        """Called by the event loop."""
+        super().process_exited()
+        self.exited.set()
 
 
 class Child:
     """One run of a program; ``last_lines`` are the last it has printed, on either stream."""
 
-    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, transport: asyncio.SubprocessTransport, protocol: _Protocol, on_line: Callable[[str], None]
+    ) -> None:
         """Made by `start`."""
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
-        self._process = process
+        self._transport = transport
+        self._exited = protocol.exited
         self._on_line = on_line
-        self._warden = Warden(process.pid)
+        self._warden = Warden(self.pid)
         self._readers = [
-            asyncio.create_task(self._read(stream)) for stream in (process.stdout, process.stderr) if stream
+            asyncio.create_task(self._read(stream)) for stream in (protocol.stdout, protocol.stderr) if stream
         ]
 
     @classmethod
@@ -50,7 +70,8 @@ class Child:
         if sys.platform == "win32":
             settings = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, protocol = await asyncio.get_running_loop().subprocess_exec(
+                _Protocol,
                 *arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -65,44 +86,44 @@ class Child:
                 permanent=True,
             ) from error
         try:
-            return cls(process, on_line)
+            return cls(transport, protocol, on_line)
         except OSError as error:
             # No warden: without one the program could outlive this process.
-            process.kill()
-            await process.wait()
+            transport.close()  # which kills it
+            await protocol.exited.wait()
             raise TunnelFailed(
-                f"No process can be started that watches over {arguments[0]!r} ({error.strerror}): end some others."
+                f"No process can be started to watch over {arguments[0]!r} ({error.strerror}): end some others."
             ) from error
 
     @property
     def pid(self) -> int:
         """The program's process id, which is also its group's."""
-        return self._process.pid
+        return self._transport.get_pid()
 
     async def wait(self) -> int:
         """Its exit code (negative: the signal), once it has ended and all that it printed is read.
 
         May be cancelled and awaited again.
         """
-        code = await self._process.wait()
+        await self._exited.wait()
         # A grandchild may hold the pipes open for as long as it likes.
         await asyncio.wait(self._readers, timeout=1.0)
-        return code
+        return self._transport.get_returncode() or 0
 
     async def end(self) -> None:
         """End it with all that it started: asked first, killed a moment later. Fine when it has ended already."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TERMINATE_SECONDS):
-                await self._process.wait()
+                await self._exited.wait()
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))  # what is left of its group, too
-        # In some versions of Python the wait is also one for the pipes, which who has left the group may hold.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILL_SECONDS):
-                await self._process.wait()
+                await self._exited.wait()
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+        self._transport.close()  # who has left the group may hold the pipes
         self._warden.release()
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
@@ -121,6 +142,6 @@ class Child:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if sys.platform == "win32":
-                self._process.send_signal(number)
+                self._transport.send_signal(number)
             else:
                 os.killpg(self.pid, number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +60,7 @@ class SshTunnel:
     probe_seconds = 30.0
 
     def __init__(self, settings: SshSettings, *, deadline: float = DEADLINE, keepalive: float = KEEPALIVE) -> None:
-        """``deadline``: seconds for login and forwarding together; ``keepalive``: seconds between signs of life,
-
-        three of which may stay unanswered.
-        """
+        """``deadline``: seconds until there has to be a port. ``keepalive``: seconds between signs of life."""
         self._settings = settings
         self._deadline = deadline
         self._keepalive = keepalive
@@ -99,8 +95,8 @@ class SshTunnel:
             # the IPv6 side is ours: the public address then leads to that program, and only a probe can see it.
             if not wanted:
                 say(
-                    f"The server chose its port {allotted}: have {settings.public_url} lead there, and name a port in"
-                    " 'listen' that stays the same."
+                    f"The server chose its port {allotted}: have {settings.public_url} lead there, and name a"
+                    " port in 'listen' that stays the same."
                 )
             return settings.public_url.rstrip("/")
         name = str(connection.get_extra_info("host") or settings.host)
@@ -269,8 +265,10 @@ def _bind_address(settings: SshSettings) -> tuple[str, int]:
             permanent=True,
         )
     if settings.public_url is not None:
-        with _as_failure():
+        try:
             UrlTunnel(settings.public_url)
+        except WrongUsage as error:
+            raise TunnelFailed(str(error), permanent=True) from error
     match = _BIND.fullmatch(settings.listen)
     if not match or int(match["port"]) > 65535:
         raise TunnelFailed(
@@ -280,14 +278,6 @@ def _bind_address(settings: SshSettings) -> tuple[str, int]:
     # As ssh does: no host at all is "localhost", and "*" or nothing before the colon is everywhere.
     host = "localhost" if match["host"] is None else match["host"].strip("[]")
     return ("" if host == "*" else host), int(match["port"])
-
-
-@contextlib.contextmanager
-def _as_failure() -> Any:
-    try:
-        yield
-    except WrongUsage as error:
-        raise TunnelFailed(str(error), permanent=True) from error
 
 
 def _jump(step: str) -> tuple[str | None, str, int]:

@@ -33,9 +33,10 @@ class ServiceSession:
         on_end: Callable[[str], None],
         keepalive: float,
     ) -> None:
-        """``name`` is the service's. ``on_line`` gets each clean line it says, on any channel; ``on_end`` why the
+        """``name`` is the service's; ``keepalive``: seconds between signs of life.
 
-        session or the connection ended, perhaps twice. ``keepalive``: seconds between signs of life.
+        ``on_line`` gets each clean line that it says, on whichever stream; ``on_end`` why the session ended, or
+        the connection, or first the one and then the other.
         """
         self._name = name
         self._home = home

@@ -296,7 +296,10 @@ def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
         name, failure = failures[0]
         return OutsideFailure(f"Tunnel {name}: {failure}")
     reasons = " ".join(f"{name}: {failure}" for name, failure in failures)
-    return OutsideFailure(f"No tunnel gives an address that works. {reasons}")
+    return OutsideFailure(
+        f"No tunnel gives an address that works. {reasons} Check the network, see what else there is with 'b24tunnel "
+        "tunnels', or give an address of your own with --public-url."
+    )
 
 
 def _duration(seconds: float) -> str:
