@@ -22,7 +22,8 @@ def test_the_demo_walks_through_everything_and_says_each_step(programs: Programs
     ):
         assert word in steps[number]
     assert program.errors == []
-    assert [file.name for file in home.iterdir()] == ["settings.toml"], "the demo leaves the user's own state alone"
+    names = [file.name for file in home.iterdir()]
+    assert names == ["settings.toml"], "the demo leaves the user's own state alone"
     assert list(programs.directory.iterdir()) == []
 
 

@@ -18,6 +18,7 @@ from programs import Program, Programs, free_port, wait_until
 from raw_server import RawServer, deliver
 from rest_call import rest
 from sshd import PROGRAM, Sshd
+from tunnel_program import TunnelProgram
 
 from b24tunnel import Journal
 from b24tunnel.portal import State
@@ -268,6 +269,77 @@ def test_a_tunnel_that_hangs_while_its_process_lives_is_found_by_a_probe(
     assert len(standin.running) == 2, "the one that hung is gone"
     assert listen.stop() == 0
     assert "no answer within" in "".join(listen.lines)
+
+
+@pytest.fixture
+def agents(programs: Programs, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, TunnelProgram]]:
+    """Stand-ins for ngrok's agent and for cloudflared with a named tunnel, in the user's settings."""
+    found = {
+        name: TunnelProgram(programs.directory / name, name, f"{name}_standin.py", f"{name.upper()}_STANDIN_NOTES")
+        for name in ("ngrok", "cloudflared")
+    }
+    port = free_port()
+    for variables in (
+        *(program.environment for program in found.values()),
+        {
+            "NGROK_AUTHTOKEN": "token-well-and-secret",
+            "TUNNEL_TOKEN": "secret",
+            "CLOUDFLARED_STANDIN_PORT": str(port),
+        },
+    ):
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+    settle(
+        home,
+        f"""[tunnels.ngrok]
+binary = "{found["ngrok"].binary}"
+[tunnels.cloudflared]
+binary = "{found["cloudflared"].binary}"
+hostname = "http://127.0.0.1:{port}"
+""",
+    )
+    yield found
+    programs.end_all()
+    for program in found.values():
+        program.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("name", ["ngrok", "cloudflared"])
+def test_through_an_agent_deliveries_arrive_it_is_recovered_and_gone_after_kill_9(
+    programs: Programs, agents: dict[str, TunnelProgram], credentials: dict[str, Any], name: str
+) -> None:
+    listen, url = listening(programs, "--tunnel", name)
+    assert deliver(url, b"event=ONCRMDEALADD").status == 200
+    rest(credentials, "crm.deal.add", fields={"TITLE": "First"})
+    for _ in range(2):
+        listen.next_json("recorded")
+    os.kill(agents[name].run()["pid"], signal.SIGKILL)
+    message = ""
+    while "up again after" not in message:
+        message = listen.next_json("note")["message"]
+    wait_until(lambda: [handler for _, handler in bound(credentials)] != [], "it is bound")
+    agent = agents[name].runs()[-1]["pid"]
+    assert runs(agent)
+    os.kill(listen.process.pid, signal.SIGKILL)
+    wait_until(lambda: not runs(agent), "the agent has ended, too")
+    again, url = listening(programs, "--tunnel", name)
+    assert bound(credentials) == {("ONCRMDEALADD", url)}
+    assert again.stop() == 0
+    assert bound(credentials) == set()
+    assert "secret" not in "".join(listen.lines + listen.errors + again.lines + again.errors)
+
+
+def test_an_agent_that_is_refused_is_told_with_the_way_out(
+    programs: Programs, agents: dict[str, TunnelProgram], credentials: dict[str, Any]
+) -> None:
+    listen = programs.b24tunnel(
+        *("listen", "ONCRMDEALADD", "--portal", "sandbox", "--tunnel", "ngrok"),
+        env={"NGROK_AUTHTOKEN": "token-9040-and-secret"},
+    )
+    assert listen.wait() == 3
+    assert "ERR_NGROK_9040" in "".join(listen.errors)
+    assert "Traceback" not in str(listen)
+    assert bound(credentials) == set()
 
 
 def test_without_anything_usable_each_reason_is_told_and_nothing_is_bound(

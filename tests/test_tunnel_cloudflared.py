@@ -282,7 +282,7 @@ def test_json_lines_are_read_as_well() -> None:
         f"{AT} ERR Configuration file /state/cloudflared-x.yml was empty",
         f"{AT} ERR Cannot determine default origin certificate path. No file cert.pem in [~/.cloudflared]",
         f"{AT} INF Cannot determine default configuration path. No file [config.yml config.yaml]",
-        f'{AT} ERR  error="Unable to reach the origin service. The service may be down or it may not be responding '
+        f'{AT} ERR  error="Unable to reach the origin service. The service may be down or it may not be responding '  # noqa: E501
         'to traffic from cloudflared: dial tcp 127.0.0.1:8000: connect: connection refused" connIndex=0',
         f"{AT} INF |  CONNECTIVITY PRE-CHECKS  |",
         f"{AT} INF |  https://api.trycloudflare.com  |",
@@ -306,7 +306,7 @@ def test_lines_that_are_neither_an_address_nor_a_failure_change_nothing(line: st
     ("line", "words", "permanent", "pause"),
     [
         (
-            f"{AT} ERR Error unmarshaling QuickTunnel response: error code: 1015 error=\"invalid character 'e' looking "
+            f"{AT} ERR Error unmarshaling QuickTunnel response: error code: 1015 error=\"invalid character 'e' looking "  # noqa: E501
             'for beginning of value" status_code="429 Too Many Requests"',
             "rate limit",
             False,
@@ -350,7 +350,7 @@ def test_a_failure_is_told_in_words_that_help(line: str, words: str, permanent: 
         'network activity" connIndex=0 event=0 ip=198.41.200.63',
         f'{AT} ERR Unable to establish connection with Cloudflare edge error="TLS handshake with edge error: read '
         'tcp 192.0.2.4:46684->198.41.192.47:7844: i/o timeout" connIndex=0',
-        f"{AT} WRN If this log occurs persistently, and cloudflared is unable to connect to Cloudflare Network with "
+        f"{AT} WRN If this log occurs persistently, and cloudflared is unable to connect to Cloudflare Network with "  # noqa: E501
         "`quic` protocol, then most likely your machine/network is getting its egress UDP to port 7844 blocked",
     ],
 )

@@ -464,7 +464,7 @@ async def test_a_server_that_says_nothing_ends_at_the_deadline(settings: SshSett
         b"SSH-2.0-x\r\n\x00\x00\x00\x0c\x0a\x14" + b"\x00" * 10,  # a list of algorithms that is cut off
         b"SSH-2.0-x\r\n\x00\x00\x00\x0c\x0a\x01" + b"\x00" * 10,
         b"SSH-2.0-\xff\xfe\r\n",
-        b"\xff" * 70_000,
+        pytest.param(b"\xff" * 70_000, id="a flood"),
     ],
 )
 async def test_a_server_that_hangs_up_or_speaks_something_else_is_worth_another_try(

@@ -223,8 +223,10 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             if happening.events and happening.portal:
                 lines.append(("", f"  bound    {', '.join(happening.events)} on {happening.portal}"))
             elif happening.tunnel != "local":
-                lines.append(("", "  bound    nothing. In the portal's developer resources add an outgoing webhook:"))
-                lines.append(("", "           paste the address above as its handler, and choose the events"))
+                lines += [
+                    ("", "  bound    nothing: in the portal's developer resources add an outgoing webhook,"),
+                    ("", "           paste the address above as its handler, and choose the events"),
+                ]
             else:
                 lines.append(("", "  bound    nothing: send deliveries to this address"))
             if happening.tunnel == "url":

@@ -211,7 +211,7 @@ class CommandTunnel:
 
     def _ended(self, child: Child, code: int) -> str:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name}: the program {self._program} {how}{self._last_words(child)}"
+        return f"The program {self._program} {how}{self._last_words(child)}"
 
     def _last_words(self, child: Child) -> str:
         lines = list(child.last_lines)

@@ -293,12 +293,11 @@ class Supervisor:
 
 def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
     if len(failures) == 1:
-        name, failure = failures[0]
-        return OutsideFailure(f"Tunnel {name}: {failure}")
+        return failures[0][1]
     reasons = " ".join(f"{name}: {failure}" for name, failure in failures)
     return OutsideFailure(
-        f"No tunnel gives an address that works. {reasons} Check the network, see what else there is with 'b24tunnel "
-        "tunnels', or give an address of your own with --public-url."
+        f"No tunnel gives an address that works. {reasons} Check the network, see what else there is "
+        "('b24tunnel tunnels'), or give an address of your own with --public-url."
     )
 
 
