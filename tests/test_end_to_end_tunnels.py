@@ -18,7 +18,7 @@ from programs import Program, Programs, free_port, wait_until
 from raw_server import RawServer, deliver
 from rest_call import rest
 from sshd import PROGRAM, Sshd
-from tunnel_program import TunnelProgram
+from tunnel_program import TunnelProgram, exists
 
 from b24tunnel import Journal
 from b24tunnel.portal import State
@@ -70,17 +70,11 @@ probe_seconds = 5
 
     @property
     def running(self) -> list[int]:
-        return [pid for pid in self.processes if runs(pid)]
+        return [pid for pid in self.processes if exists(pid)]
 
 
 def settle(home: Path, text: str) -> None:
     (home / "settings.toml").write_text(text)
-
-
-def runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 @pytest.fixture
@@ -319,9 +313,9 @@ def test_through_an_agent_deliveries_arrive_it_is_recovered_and_gone_after_kill_
         message = listen.next_json("note")["message"]
     wait_until(lambda: [handler for _, handler in bound(credentials)] != [], "it is bound")
     agent = agents[name].runs()[-1]["pid"]
-    assert runs(agent)
+    assert exists(agent)
     os.kill(listen.process.pid, signal.SIGKILL)
-    wait_until(lambda: not runs(agent), "the agent has ended, too")
+    wait_until(lambda: not exists(agent), "the agent has ended, too")
     again, url = listening(programs, "--tunnel", name)
     assert bound(credentials) == {("ONCRMDEALADD", url)}
     assert again.stop() == 0

@@ -39,7 +39,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TunnelP
     program = TunnelProgram(tmp_path / "program", "standin", "tunnel_standin.py", "TUNNEL_STANDIN_NOTES")
     for name, value in program.environment.items():
         monkeypatch.setenv(name, value)
-    for name in ("tuna", "lt", "clo", "frpc", "tailscale", "devtunnel", "zrok"):
+    for name in ("tuna", "lt", "clo", "frpc", "tailscale", "devtunnel", "zrok", "tmole", "bore"):
         shutil.copy(program.binary, program.binary.with_name(name))
     monkeypatch.setenv("PATH", str(program.binary.parent), prepend=os.pathsep)
     yield program
@@ -322,6 +322,17 @@ async def test_variables_that_a_program_would_take_for_its_options_are_not_passe
     assert not {"HOST", "PORT", "SUBDOMAIN", "OPEN", "host"} & set(environment)
     assert environment["KEPT"] == "yes"
     assert environment["B24TUNNEL_PORT"] == "9"
+
+
+async def test_what_would_hide_or_change_the_output_is_settled(
+    make_preset: Make, program: TunnelProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNNELMOLE_QUIET_MODE", "1")
+    await make_preset("tunnelmole", "print:https://a.tunnelmole.net ⟶ http://localhost:9").open(9, ignore)
+    await make_preset("bore", "print:listening at bore.pub:35429").open(9, ignore)
+    tunnelmole, bore = (run["environment"] for run in program.runs())
+    assert "TUNNELMOLE_QUIET_MODE" not in tunnelmole
+    assert bore["NO_COLOR"] == "1"
 
 
 async def test_what_a_program_goes_on_after_is_told(make_preset: Make) -> None:

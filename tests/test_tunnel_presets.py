@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from b24tunnel.tunnel.command_settings import CommandSettings
 from b24tunnel.tunnel.lines import Lines
 from b24tunnel.tunnel.preset import OPTIONS
 from b24tunnel.tunnel.presets import PRESETS
@@ -261,6 +262,10 @@ NOTHING = [
     ("tunnelmole", "http://cqinvt-ip-203-0-113-7.tunnelmole.net ⟶   http://localhost:8080"),
     ("tunnelmole", "Falling back to free mode with a random subdomain."),
     ("tailscale", "Available within your tailnet:\n\nhttps://host.tailinvented.ts.net/"),
+    (
+        "tailscale",
+        "Available on the internet:\nAvailable within your tailnet:\n\nhttps://host.tailinvented.ts.net/",
+    ),
     ("tailscale", "https://host.tailinvented.ts.net/"),
     ("tailscale", "Available on the internet:\nhttps://host.tailinvented.ts.net.example.org/"),
     ("devtunnel", "Connect via browser: https://3tginvnt-9999.usw3.devtunnels.ms"),
@@ -315,6 +320,33 @@ def test_addresses_that_are_no_tunnels_are_never_taken(name: str, decoy: str) ->
     for frame in FRAMES:
         for printed in (frame.format(decoy), f"\x1b[4m{frame.format(decoy)}\x1b[0m\r\n"):
             assert reading(name, printed).url is None, printed
+
+
+def test_a_pattern_of_the_users_own_that_fits_too_much_takes_no_such_address_either() -> None:
+    preset = CommandSettings("program {port}", url=r"https?://\S+").as_preset("mine")
+    reader = Reader(preset, PORT)
+    for decoy in DECOYS[:-2]:
+        reader.feed(f"Visit {decoy} for more about http://127.0.0.1:{PORT}")
+        assert reader.url is None, decoy
+    reader.feed("See https://tuna.am/docs, or go to (https://hooks.example.org/below/).")
+    assert reader.url == "https://hooks.example.org/below"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "address"),
+    [
+        (r"at (\S+)$", "serving at hooks.example.org:8000", "http://hooks.example.org:8000"),
+        (r"https://\S+", "open: https://hooks.example.org:443/", "https://hooks.example.org"),
+        (r"at (\S+)$", "serving at http://127.0.0.1:9999", "http://127.0.0.1:9999"),
+        (r"at (\S+)$", f"serving at localhost:{PORT}", None),
+        (r"at (\S+)$", "serving at noon", None),
+        (r"at(?: (\S+))?$", "serving at", None),
+    ],
+)
+def test_a_pattern_of_the_users_own_finds_the_address(pattern: str, line: str, address: str | None) -> None:
+    reader = Reader(CommandSettings("program {port}", url=pattern).as_preset("mine"), PORT)
+    reader.feed(line)
+    assert reader.url == address
 
 
 @pytest.mark.parametrize("name", PRESETS)

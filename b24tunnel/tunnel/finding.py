@@ -59,10 +59,6 @@ class Request:
     headers: Headers
     body: bytes
 
-    def header(self, name: str) -> str | None:
-        """The first value of a header, whatever its spelling."""
-        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -72,9 +68,10 @@ class Answer:
     headers: Headers
     body: bytes
 
-    def header(self, name: str) -> str | None:
-        """The first value of a header, whatever its spelling."""
-        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
+
+def _header(message: Request | Answer, name: str) -> str | None:
+    """The first value of a header, whatever its spelling."""
+    return next((value for known, value in message.headers if known.lower() == name.lower()), None)
 
 
 def judge(address: str, sent: Request, arrived: Request | None, expected: bytes, answer: Answer | str) -> Finding:
@@ -90,10 +87,10 @@ def judge(address: str, sent: Request, arrived: Request | None, expected: bytes,
     if arrived.body != sent.body:
         return Finding("altered body", f"{host} passes requests on {_how_altered(sent, arrived)}")
     for name in ("Content-Type", "User-Agent"):
-        there = arrived.header(name)
+        there = _header(arrived, name)
         if there is None:
             return Finding("lost header", f"{host} passes requests on without their header {name}")
-        if there != sent.header(name):
+        if there != _header(sent, name):
             return Finding("lost header", f"{host} passes requests on with another {name} ({_short(there)})")
     if isinstance(answer, str):
         return Finding("altered answer", f"requests to {host} arrive, but no answer gets back ({answer})")
@@ -111,7 +108,7 @@ def _not_arrived(host: str, answer: Answer | str) -> Finding:
     if 300 <= answer.status < 400:
         return _redirected(host, answer)
     page = _page(answer)
-    code = answer.header("Ngrok-Error-Code")
+    code = _header(answer, "Ngrok-Error-Code")
     if code is not None:
         page = _short(code)
     if answer.status in _GATEWAY or code in ("ERR_NGROK_3200", "ERR_NGROK_8012"):
@@ -120,7 +117,7 @@ def _not_arrived(host: str, answer: Answer | str) -> Finding:
             f"{host} answers {answer.status}{f' with {page}' if page else ''} and passes nothing on: the tunnel "
             "does not reach this machine",
         )
-    if (answer.header("Server") or "") == "b24tunnel":
+    if (_header(answer, "Server") or "") == "b24tunnel":
         return Finding("elsewhere", f"{host} leads to another b24tunnel than this one")
     if page is not None and answer.status != 404:
         return Finding(
@@ -134,7 +131,7 @@ def _not_arrived(host: str, answer: Answer | str) -> Finding:
 
 
 def _redirected(host: str, answer: Answer) -> Finding:
-    to = answer.header("Location") or ""
+    to = _header(answer, "Location") or ""
     try:
         parts = urlsplit(to)
         where = parts.netloc or parts.path
@@ -157,7 +154,7 @@ def _how_altered(sent: Request, arrived: Request) -> str:
 
 def _page(answer: Answer) -> str | None:
     """A web page, by its title, or None if it is none."""
-    if "html" not in (answer.header("Content-Type") or "").lower():
+    if "html" not in (_header(answer, "Content-Type") or "").lower():
         return None
     title = _TITLE.search(answer.body.decode("utf-8", "replace"))
     named = _short(title[1]) if title else ""
