@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,19 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TunnelPro
 
 
 @pytest.fixture
-def make(agent: TunnelProgram, tmp_path: Path) -> Make:
-    """Makes a tunnel whose agent does what its token says."""
+async def make(agent: TunnelProgram, tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes a tunnel whose agent does what its token says; a test that fails leaves none open."""
+    made: list[NgrokTunnel] = []
 
     def make(mode: str | None = "well", *, domain: str | None = None, **more: Any) -> NgrokTunnel:
         token = None if mode is None else f"token-{mode}-0123456789"
         settings = NgrokSettings(authtoken=token, domain=domain, binary=str(agent.binary))
-        return NgrokTunnel(settings, tmp_path / "state", **more)
+        made.append(NgrokTunnel(settings, tmp_path / "state", **more))
+        return made[-1]
 
-    return make
+    yield make
+    for tunnel in made:
+        await tunnel.close()
 
 
 async def refused(tunnel: NgrokTunnel, port: int = 9) -> TunnelFailed:
@@ -112,7 +117,8 @@ async def test_a_delivery_to_the_address_arrives_at_the_port(make: Make, agent: 
 async def test_the_token_is_in_a_file_of_the_users_and_in_no_processs_arguments(
     make: Make, agent: TunnelProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NGROK_AUTHTOKEN", "token-well-0123456789")
+    secret = secrets.token_hex(8)  # other tests run at the same time, with tokens of their own
+    monkeypatch.setenv("NGROK_AUTHTOKEN", f"token-well-{secret}")
     tunnel = make(None)
     opening = asyncio.create_task(tunnel.open(9, ignore))
     shown = ""
@@ -120,11 +126,12 @@ async def test_the_token_is_in_a_file_of_the_users_and_in_no_processs_arguments(
         shown += await asyncio.to_thread(arguments_of_all)
     await opening
     shown += arguments_of_all()
-    assert str(agent.binary.name) in shown
-    assert "0123456789" not in shown
+    leaked = secret in shown
+    assert agent.binary.name in shown
+    assert not leaked
     run = agent.run()
     assert run["rights"] == "0o600"
-    assert run["config"] == {"version": "3", "agent": {"authtoken": "token-well-0123456789"}}
+    assert run["config"] == {"version": "3", "agent": {"authtoken": f"token-well-{secret}"}}
     assert list((tmp_path / "state").iterdir()) == [], "the file is gone once the agent has read it"
     await tunnel.close()
 
@@ -379,7 +386,7 @@ def test_kill_9_of_the_process_that_runs_the_tunnel_leaves_no_agent(
     if mode != "deafsilent":
         wait_until(lambda: program.lines, "the address")
     else:
-        wait_until(lambda: "warden.py" in arguments_of_all(), "the warden")
+        wait_until(lambda: f"warden.py {run['pid']} " in arguments_of_all(), "the warden")
     program.send_signal(signal.SIGKILL)
     wait_until(lambda: not exists(run["pid"]), "the end of the agent")
 
