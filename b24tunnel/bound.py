@@ -12,7 +12,7 @@ from typing import Any
 from b24tunnel.errors import UserError
 from b24tunnel.happenings import Bound, Happening, Note, Trouble
 from b24tunnel.portal import Bindings, Portal, RestClient, State
-from b24tunnel.portal.bindings import Other
+from b24tunnel.portal.bindings import Leftover, Other
 from b24tunnel.redact import shown_url
 
 CLEAN_UP_COMMAND = "b24tunnel bindings clean"
@@ -40,6 +40,7 @@ class BoundHandler:
         self._back_off = back_off
         self._handler_url = ""
         self._wanted = ""
+        self._former: set[str] = set()  # addresses that could not be unbound when they were left
         self._moving = asyncio.Event()
         self._bindings: Bindings
 
@@ -70,11 +71,7 @@ class BoundHandler:
                 await self._check()
                 yield
             finally:
-                if self._keep and self._handler_url:
-                    kept = f"Left bound on purpose: {', '.join(events)}; unbind with: {CLEAN_UP_COMMAND} --kept"
-                    self._emit(Note(kept))
-                else:
-                    await _to_its_end(self._unbind())
+                await _to_its_end(self._end(keep=self._keep and self._handler_url != ""))
 
     def move_to(self, handler_url: str) -> None:
         """The handler has this address from now on; `follow` sees to it."""
@@ -106,6 +103,7 @@ class BoundHandler:
         self._emit(Bound(handler_url, tuple(self._events), self._portal.name))
         left = await self._bindings.unbind_all(before)
         if left:
+            self._former.add(before)
             events = ", ".join(leftover.row.event for leftover in left)
             self._emit(
                 Trouble(
@@ -134,18 +132,24 @@ class BoundHandler:
         for left in done.left:
             self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
 
-    async def _unbind(self) -> None:
+    async def _end(self, *, keep: bool) -> None:
+        """Unbind everything, or with ``keep`` only former addresses."""
+        command = f"{CLEAN_UP_COMMAND} --kept" if keep else CLEAN_UP_COMMAND
+        if keep:
+            self._emit(Note(f"Left bound on purpose: {', '.join(self._events)}; unbind with: {command}"))
+        left: list[Leftover] = []
         try:
             async with asyncio.timeout(_UNBIND_SECONDS):
-                left = await self._bindings.unbind_all()
+                for address in sorted(self._former) if keep else [None]:
+                    left += await self._bindings.unbind_all(address)
         except TimeoutError:
             self.left = True
-            self._emit(Trouble(f"The portal did not answer in time; unbind with: {CLEAN_UP_COMMAND}"))
+            self._emit(Trouble(f"The portal did not answer in time; unbind with: {command}"))
             return
         if left:
             self.left = True
             events = ", ".join(leftover.row.event for leftover in left)
-            self._emit(Trouble(f"Still bound: {events} ({left[0].reason}); unbind with: {CLEAN_UP_COMMAND}"))
+            self._emit(Trouble(f"Still bound: {events} ({left[0].reason}); unbind with: {command}"))
 
 
 def _whose(other: Other) -> str:

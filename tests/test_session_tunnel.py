@@ -222,6 +222,27 @@ async def test_what_is_to_be_kept_stays_bound_and_the_next_session_takes_it_over
     assert stage.bound() == bound_to(kept)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_former_address_that_could_not_be_unbound_is_unbound_at_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    running = stage.start(keep_bound=keep)
+    former = (await running.ready()).handler_url
+    unbind = RestClient.event_unbind
+
+    async def refused(self: RestClient, event: str, handler: str, *more: Any) -> int:
+        raise UserError("the portal sandbox is out of order")
+
+    monkeypatch.setattr(RestClient, "event_unbind", refused)
+    stage.tunnel.lose()
+    [bound] = await running.until(lambda: running.of(Bound))
+    await running.until(lambda: [told for told in running.of(Trouble) if "former address" in told.message])
+    assert stage.bound() == bound_to(former) + bound_to(bound.handler_url)
+    monkeypatch.setattr(RestClient, "event_unbind", unbind)
+    await running.stopped()
+    assert stage.bound() == (bound_to(bound.handler_url) if keep else [])
+
+
 async def test_other_handlers_of_the_same_events_are_told_at_the_start(stage: Stage) -> None:
     production = "https://app.example.org/handler?key=secret"
     portal = stage.state.portal("sandbox")

@@ -123,7 +123,7 @@ class Supervisor:
                 url = await candidate.tunnel.open(port, self._say)
                 finding = await (self._prober.probe(url) if given else self._settled(url))
                 if not finding.works and not given:
-                    raise TunnelFailed(f"A probe did not come back: {finding.message}.")
+                    raise TunnelFailed(f"A probe did not come back: {finding.message}.{_hint(candidate)}")
             except TunnelFailed as failure:
                 await candidate.tunnel.close()
                 failures.append((candidate.tunnel.name, failure))
@@ -289,6 +289,12 @@ class Supervisor:
             state = dataclasses.replace(state, since=now)
         self.state = state
         self._on_state(state)
+
+
+def _hint(candidate: Candidate) -> str:
+    if candidate.tunnel.name != "url":
+        return ""
+    return " Put the way to it right, or give --no-probe if Bitrix24 gets through where this machine does not."
 
 
 def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
