@@ -32,8 +32,7 @@ from b24tunnel.portal import Portal, State
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
-from b24tunnel.tunnel.finding import Finding
-from b24tunnel.tunnel.probe import Prober
+from b24tunnel.tunnel.probe import Prober, Unprobed
 from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
 
@@ -168,7 +167,7 @@ class Session:
             check_no_loop(settings.forward, port)
             supervisor = Supervisor(
                 settings.tunnels,
-                prober if settings.probe else _Unprobed(),
+                prober if settings.probe else Unprobed(),
                 say=self._note,
                 trouble=self._trouble,
                 on_state=self._tell_tunnel,
@@ -404,13 +403,6 @@ def _user_error_behind(error: BaseException) -> UserError | None:
     while context is not None and not isinstance(context, UserError):
         context = context.__context__
     return context
-
-
-class _Unprobed:
-    """For an address that cannot be probed from here, as behind a router that does not lead back inside."""
-
-    async def probe(self, address: str) -> Finding:
-        return Finding("works", f"{address} is taken to lead here")
 
 
 @asynccontextmanager

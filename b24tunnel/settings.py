@@ -133,7 +133,10 @@ def _build(kind: type[_T], given: Mapping[str, Any], where: str, sources: tuple[
     for name, known in fields.items():
         if name not in values and known.default is known.default_factory:  # both missing
             raise WrongUsage(f"{where} lacks {name}, {_described(hints[name])}.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except WrongUsage as error:
+        raise WrongUsage(f"{where}: {error}") from error
 
 
 def _parts(wanted: Any) -> tuple[Any, ...]:

@@ -109,6 +109,8 @@ class Sshd:
         return (
             f"Port {self.port}",
             f"ListenAddress {self.host}",
+            # Else a port that it chooses may be ours on IPv6 and somebody else's on IPv4, as it says nothing of.
+            "AddressFamily inet",
             f"HostKey {self.directory / 'host_key'}",
             f"AuthorizedKeysFile {self.directory / 'authorized_keys'}",
             f"PidFile {self.directory / 'pid'}",

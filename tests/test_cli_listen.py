@@ -196,6 +196,7 @@ def test_an_unfinished_installation_is_told_because_bitrix24_then_delivers_nothi
         (("--portal", "far"), "Name the events"),
         (("--no-bind", "--tunnel", "ngrk"), "did you mean 'ngrok'"),
         (("--no-bind", "--tunnel", "url"), "--public-url"),
+        (("--no-bind", "--keep-bound"), "leave one of them out"),
         (("--no-bind", "--tunnel", "local", "--public-url", "https://x.example.org"), "leave one of them out"),
         (("--no-bind", "--public-url", "hooks.example.org"), "no public address"),
         (("--no-bind", "--public-url", "https://u:p@hooks.example.org"), "no public address"),

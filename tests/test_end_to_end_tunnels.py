@@ -185,7 +185,7 @@ def test_a_port_of_the_ssh_server_that_stays_needs_no_other_binding(
     sshd.kill()
     sshd.restart()
     message = ""
-    while "up again after" not in message:
+    while "is up again" not in message:
         message = listen.next_json("note")["message"]
     assert deliver(url, b"event=ONCRMDEALADD").status == 200
     assert listen.stop() == 0
@@ -309,7 +309,7 @@ def test_through_an_agent_deliveries_arrive_it_is_recovered_and_gone_after_kill_
         listen.next_json("recorded")
     os.kill(agents[name].run()["pid"], signal.SIGKILL)
     message = ""
-    while "up again after" not in message:
+    while "is up again" not in message:
         message = listen.next_json("note")["message"]
     wait_until(lambda: [handler for _, handler in bound(credentials)] != [], "it is bound")
     agent = agents[name].runs()[-1]["pid"]

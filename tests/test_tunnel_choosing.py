@@ -95,7 +95,12 @@ def test_every_name_has_its_facts_and_every_provider_a_name(home: Path) -> None:
         (Wish("mine"), {"mine": {**MINE, "colour": 1}}, "[tunnels.mine]"),
         (Wish("mine"), {"mine": {"command": "mine {port}"}}, "needs url"),
         (Wish("mine"), {"mine": {"command": "mine", "url": "x"}}, "{port}"),
-        (Wish("empty"), {"empty": {}}, "lacks command"),
+        (Wish("empty"), {"empty": {}}, "needs command"),
+        (Wish("local"), {"ngork": {"domain": "x.example.org"}}, "did you mean 'ngrok'?"),
+        (Wish("local"), {"local": {"x": 1}}, "nothing to settle of 'local'"),
+        (Wish("local", domain="x.example.org"), {}, "leave --domain out"),
+        (Wish("ssh", domain="x.example.org"), {"ssh": {"host": "x"}}, "leave --domain out"),
+        (Wish("mine", domain="x.example.org"), {"mine": MINE}, "leave --domain out"),
         (Wish("ngrok", domain="a/b"), {}, "no ngrok domain"),
         (Wish("xtunnel", domain="name"), {}, "cannot be asked for the name"),
     ],
@@ -106,6 +111,11 @@ def test_a_choice_that_is_none_is_one_sentence_with_the_way_out(
     with pytest.raises(WrongUsage) as raised:
         choose(wish, ProjectSettings(tunnels=settings), home)
     assert words in str(raised.value)
+
+
+def test_a_name_that_is_wrong_in_the_settings_is_told_with_the_file(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match=r"no tunnel provider 'nope' \(.*b24tunnel\.toml\)"):
+        choose(Wish(), ProjectSettings("nope", {}, (tmp_path / "b24tunnel.toml",)), home)
 
 
 def test_the_settings_name_the_tunnel_unless_the_command_line_does(home: Path) -> None:

@@ -153,7 +153,6 @@ def test_settings_that_do_not_fit_together_are_refused_at_once(make: Make) -> No
     [
         ("limited", "rate limit", 300, 60),
         ("offline", "cannot reach api.trycloudflare.com", 0, 60),
-        ("blocked", "port 7844", 0, 4),
         ("silent", "gave no tunnel within 1 seconds", 0, 1),
     ],
 )
@@ -164,6 +163,16 @@ async def test_a_quick_tunnel_that_does_not_come_about_ends_with_what_helps(
     assert words in str(failure)
     assert (failure.permanent, failure.pause) == (False, pause)
     program.assert_nothing_is_left()
+
+
+async def test_an_edge_that_is_not_reached_is_told_at_the_deadline(make: Make, program: TunnelProgram) -> None:
+    for deadline in (1.0, 4.0, 16.0, 64.0):  # for the program to have said something
+        failure = await refused(make("blocked", deadline=deadline))
+        program.assert_nothing_is_left()
+        if str(failure) == EDGE:
+            break
+    assert str(failure) == EDGE
+    assert not failure.permanent
 
 
 async def test_a_program_that_is_not_there_is_for_the_user_to_install(tmp_path: Path) -> None:

@@ -108,7 +108,9 @@ async def test_the_address_may_come_on_either_stream_coloured_and_in_pieces(make
 async def test_a_user_is_told_that_an_address_is_plain_http(make: Make) -> None:
     said: list[str] = []
     await make(OPENED).open(9, said.append)
-    assert "plain http" in " ".join(said)
+    assert said == [], "nobody can read what does not leave this machine"
+    await make("print:ready at http://hooks.example.org to here", url=r"ready at (\S+)").open(9, said.append)
+    assert "http://hooks.example.org is plain http" in " ".join(said)
 
 
 async def test_a_program_that_never_prints_its_address_is_waited_for(make: Make) -> None:

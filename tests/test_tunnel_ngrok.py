@@ -391,13 +391,18 @@ def test_kill_9_of_the_process_that_runs_the_tunnel_leaves_no_agent(
     wait_until(lambda: not exists(run["pid"]), "the end of the agent")
 
 
-async def test_what_the_agent_says_does_not_reach_the_terminal(
+async def test_what_the_agent_says_reaches_neither_the_terminal_nor_the_programs_own_log(
     make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    await refused(make("105", deadline=60))
-    await refused(make("ends107", deadline=60))
+    logged: list[logging.LogRecord] = []
+    own = logging.Handler()
+    own.emit = logged.append  # type: ignore[method-assign]
+    for handlers in ([], [own]):
+        monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+        await refused(make("105", deadline=60))
+        await refused(make("ends107", deadline=60))
     assert capfd.readouterr() == ("", "")
+    assert [record.name for record in logged if record.name.startswith("pyngrok")] == []
 
 
 async def test_a_proxy_in_the_environment_is_not_asked_for_the_agents_own_api(

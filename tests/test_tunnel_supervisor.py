@@ -11,24 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from altering_way import answer, as_json, without
+from aiohttp import web
+from altering_way import Passing, answer, as_json, without
 from receiving import DEADLINE, PATH, Place, receiving
 from waiting import until
 from way_tunnel import WayTunnel
 
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.tunnel import TunnelFailed
-from b24tunnel.tunnel.probe import Prober
+from b24tunnel.tunnel.probe import Prober, Unprobed
 from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.tunnel.url import UrlTunnel
 
-PACE = Pace(settle=0.3, confirm=(0.01, 0.01), back_off=(0.01, 0.02), stay=2, look=0.05)
+PACE = Pace(
+    settle=0.3, settle_given=0.3, patience=60, confirm=(0.01, 0.01), back_off=(0.01, 0.02), stay=2, look=0.05
+)
 
 
 class Watched:
     """A supervisor over tunnels to a receiver, and everything that it says."""
 
-    def __init__(self, place: Place, prober: Prober, *tunnels: WayTunnel | Candidate | UrlTunnel) -> None:
+    def __init__(
+        self, place: Place, prober: Prober | Unprobed, *tunnels: WayTunnel | Candidate | UrlTunnel
+    ) -> None:
         self.notes: list[str] = []
         self.troubles: list[str] = []
         self.states: list[TunnelState] = []
@@ -179,7 +184,8 @@ async def test_a_tunnel_that_looks_alive_and_passes_nothing_is_opened_again(plac
         assert watched.state.losses == 1
         assert watched.state.url == tunnel.opened[1]
     assert "No tunnel here" in watched.troubles[0]
-    assert "up again after" in watched.notes[-1]
+    assert "up again, " in watched.notes[-1]
+    assert "after it was last seen to work" in watched.notes[-1]
     down = next(state for state in watched.states if not state.up)
     assert down.reason is not None
     assert down.latency_ms is None
@@ -271,6 +277,43 @@ async def test_waking_from_sleep_is_followed_by_a_probe_at_once(place: Place, pr
     assert watched.state.up
 
 
+async def test_an_outage_is_counted_from_when_it_was_last_seen_to_work(place: Place, prober: Prober) -> None:
+    tunnel = WayTunnel()
+    tunnel.probe_seconds = 3600
+    watched = Watched(place, prober, tunnel)
+    await watched.open()
+    async with watched.watching():
+        assert tunnel.way is not None
+        tunnel.way.deed = answer(502)
+        watched.slept = 3700
+        await until(lambda: watched.addresses)
+    assert "up again, 1 h 1 min after it was last seen to work" in watched.notes[-1]
+
+
+async def test_an_opening_that_takes_its_time_is_told(
+    place: Place, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_tunnel_supervisor.PACE", replace(PACE, patience=0.05, settle=20))
+    watched: list[Watched] = []
+
+    def until_told(passing: Passing) -> Passing | web.Response:
+        return passing if watched[0].notes else answer(502)(passing)
+
+    watched.append(Watched(place, prober, WayTunnel(deed=until_told)))
+    await watched[0].open()
+    [note] = watched[0].notes
+    assert note.startswith("Tunnel way takes its time (127.0.0.1:")
+    assert "502" in note
+    await watched[0].supervisor.close()
+
+
+async def test_an_address_that_is_taken_for_granted_is_never_said_to_have_been_seen(place: Place) -> None:
+    watched = Watched(place, Unprobed(), WayTunnel(deed=answer(403)))
+    await watched.open()
+    assert (watched.state.up, watched.state.seen_at, watched.state.latency_ms) == (True, None, None)
+    await watched.supervisor.close()
+
+
 async def test_an_address_of_the_users_own_is_watched_and_never_changes(place: Place, prober: Prober) -> None:
     way = WayTunnel()
     url = await way.open(place.receiver.port, lambda message: None)
@@ -314,7 +357,7 @@ async def test_what_is_told_of_the_state_is_the_same_between_changes_but_for_the
     await watched.open()
     async with watched.watching():
         await until(lambda: len(watched.states) > 4)
-    assert len({replace(state, latency_ms=None) for state in watched.states}) == 1
+    assert len({replace(state, latency_ms=None, seen_at=None) for state in watched.states}) == 1
 
 
 async def test_a_close_while_it_opens_again_leaves_nothing_open(place: Place, prober: Prober) -> None:

@@ -95,6 +95,8 @@ def listen_command(
     from b24tunnel.settings import read_settings
     from b24tunnel.tunnel.choosing import Wish, choose
 
+    if keep_bound and no_bind:
+        raise click.UsageError("--keep-bound leaves bound what --no-bind does not bind: leave one of them out.")
     codes = bindable_codes(events)
     state = State.open()
     chosen = _portal(state, portal, codes, no_bind)

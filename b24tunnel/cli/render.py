@@ -191,6 +191,7 @@ def _tunnel_json(state: TunnelState) -> dict[str, Any]:
         "url": state.url,
         "state": "up" if state.up else "down",
         "since": time_text(state.since),
+        "seen_at": None if state.seen_at is None else time_text(state.seen_at),
         "losses": state.losses,
         "latency_ms": None if state.latency_ms is None else round(state.latency_ms, 1),
         "reason": state.reason,
@@ -284,8 +285,11 @@ def _tunnel_line(state: TunnelState) -> tuple[str, str]:
     """The public address in one line: for how long it is up or down, how fast, how often lost."""
     since = state.since.astimezone().strftime("%d %b %H:%M:%S")
     parts = [f"{state.provider}, {'up' if state.up else 'DOWN'} since {since}"]
-    if state.latency_ms is not None:
-        parts.append(f"{_milliseconds(state.latency_ms)} there and back")
+    if state.up and state.seen_at is None:
+        parts.append("taken for granted, not probed")
+    if state.latency_ms is not None and state.seen_at is not None:
+        seen = state.seen_at.astimezone().strftime("%H:%M:%S")
+        parts.append(f"{_milliseconds(state.latency_ms)} there and back at {seen}")
     if state.losses:
         parts.append(f"lost {counted(state.losses, 'time')}")
     if state.reason:

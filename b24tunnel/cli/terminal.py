@@ -80,8 +80,10 @@ def one_line(text: str) -> str:
     return re.sub(r"\r?\n|\r", "⏎", text)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: Sequence[str] = ()) -> None:
-    """Aligned columns. On a terminal those named in ``shrink`` are cut to its width; elsewhere nothing is cut."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: Sequence[str] = (), *, fold: bool = False
+) -> None:
+    """Aligned columns; on a terminal those in ``shrink`` are cut to its width, or folded, elsewhere nothing is."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -95,7 +97,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], shrink: S
     for place, column in enumerate(columns):
         widest = max((cell_len(row[place]) for row in shown), default=0)
         least = None if column in shrink else max(widest, len(column))
-        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
+        folds = fold and column in shrink
+        table.add_column(column, overflow="fold" if folds else "ellipsis", no_wrap=not folds, min_width=least)
     for row in shown:
         table.add_row(*map(Text, row))
     console.print(table)

@@ -51,6 +51,7 @@ def tunnels_command(as_json: bool) -> None:
             for row in found
         ],
         shrink=("USABLE NOW", "NEEDS", "THE SAME ADDRESS NEXT TIME", "FROM RUSSIA"),
+        fold=True,
     )
 
 

@@ -21,6 +21,7 @@ from b24tunnel.tunnel.url import UrlTunnel
 
 # Those whose own address a user may know better than the program does.
 _WITH_PUBLIC_URL = ("url", "ssh", "cloudflared", "frp")
+_WITHOUT_DOMAIN = {"local", "url", "ssh"}
 # Without an account and with nothing but Python; the one whose address stays the same first.
 _AUTOMATIC_SERVICES = ("srv.us", "localhost.run", "pinggy", "serveo")
 # Those whose address is the same at the next start, and what to say of the others.
@@ -54,6 +55,11 @@ def choose(wish: Wish, settings: ProjectSettings, home: Path) -> tuple[Candidate
     """
     name = wish.name or ("url" if wish.public_url else settings.tunnel) or "auto"
     choice = _Choice(wish, settings, home)
+    _check_tables(settings)
+    if wish.domain is not None and name in _WITHOUT_DOMAIN | {
+        n for n, t in settings.tunnels.items() if "command" in t
+    }:
+        raise WrongUsage(f"The tunnel {name!r} cannot be asked for a name: leave --domain out.")
     if name == "auto":
         if wish.public_url is not None:
             raise WrongUsage("--public-url names the address, --tunnel auto looks for one: leave one of them out.")
@@ -64,6 +70,18 @@ def choose(wish: Wish, settings: ProjectSettings, home: Path) -> tuple[Candidate
     if wish.public_url is not None and name not in _WITH_PUBLIC_URL and "command" not in own:
         raise WrongUsage(f"--public-url belongs to the tunnel 'url', not to {name!r}: leave one of them out.")
     return (Candidate(choice.named(name)),)
+
+
+def _check_tables(settings: ProjectSettings) -> None:
+    """Raise `WrongUsage` for a table that is no provider's: most likely a name that was mistyped."""
+    files = " or ".join(map(str, settings.sources))
+    for name, table in settings.tunnels.items():
+        if name in ("auto", "local", "url"):
+            raise WrongUsage(f"[tunnels.{name}] in {files}: there is nothing to settle of {name!r}, leave it out.")
+        if name not in FACTS and "command" not in table:
+            near = difflib.get_close_matches(name, FACTS, n=1)
+            hint = f"did you mean {near[0]!r}? A" if near else "a"
+            raise WrongUsage(f"[tunnels.{name}] in {files}: {hint} program of your own needs command and url.")
 
 
 @dataclass(frozen=True)
@@ -123,9 +141,10 @@ class _Choice:
         if name in self._settings.tunnels:
             return self._program(name)
         names = provider_names(self._settings)
+        files = "" if self._wish.name else f" ({' or '.join(map(str, self._settings.sources))})"
         near = difflib.get_close_matches(name.lower(), names, n=1)
         hint = f"did you mean {near[0]!r}? There are" if near else "there are"
-        raise WrongUsage(f"There is no tunnel provider {name!r}: {hint} {', '.join(names)}.")
+        raise WrongUsage(f"There is no tunnel provider {name!r}{files}: {hint} {', '.join(names)}.")
 
     def automatic(self) -> Iterator[Candidate]:
         """What is usable on this machine as far as can be told without trying it, the best first."""

@@ -98,7 +98,7 @@ class CommandTunnel:
             raise
         if not self._reader.granted:
             say(f"{self.name} was asked for the name {self._settings.domain}, and has not given it but {url}.")
-        if url.startswith("http:"):
+        if url.startswith("http:") and not _is_here(url):
             say(f"{url} is plain http: what is sent to it can be read on its way.")
         return url
 
@@ -108,10 +108,10 @@ class CommandTunnel:
             if self._ending.done():
                 return Lost(f"{self._ended(self._child, self._ending.result())}.")
             if found := self._reader.failure:
-                return Lost(f"{self.name} has lost its tunnel, it said {self._shown(found.line)}.")
+                return Lost(f"The program {self._program} has lost its tunnel, it said {self._shown(found.line)}.")
             if self._reader.url != self._url:
                 self._url = self._reader.url
-                return Lost(f"{self.name} has given another address.", self._url)
+                return Lost(f"The program {self._program} has given another address.", self._url)
             self._news.clear()
             await self._news.wait()
         return await never()
@@ -185,7 +185,8 @@ class CommandTunnel:
                 return program, invocation
         names = " or ".join(repr(binary) for binary in self._preset.binaries)
         raise TunnelFailed(
-            f"{self.name} needs the program {names}, which is not installed: {self._preset.setup}.", permanent=True
+            f"The tunnel {self.name} needs the program {names}, which is not installed: {self._preset.setup}.",
+            permanent=True,
         )
 
     def _environment(self, port: int) -> dict[str, str]:
@@ -197,15 +198,15 @@ class CommandTunnel:
     def _failure(self, found: Failed) -> TunnelFailed:
         known = found.failure
         return TunnelFailed(
-            f"{self.name} gives no address, it said {self._shown(found.line)}: {known.advice}.",
+            f"The program {self._program} gives no address, it said {self._shown(found.line)}: {known.advice}.",
             permanent=known.permanent,
             pause=known.pause,
         )
 
     def _nothing_came(self, child: Child) -> TunnelFailed:
-        within = f"{self.name} has given no address within {self._preset.seconds:.0f} s"
+        within = f"The program {self._program} has given no address within {self._preset.seconds:.0f} s"
         if child.last_lines:
-            return TunnelFailed(f"{within}{self._last_words(child)}: try again, or take another tunnel.")
+            return TunnelFailed(f"{within}{self._last_words(child)}: {self._preset.unheard}.")
         because = f" ({self._preset.silence})" if self._preset.silence else ""
         return TunnelFailed(f"{within} and printed nothing{because}: try again, or take another tunnel.")
 
@@ -214,7 +215,8 @@ class CommandTunnel:
         return f"The program {self._program} {how}{self._last_words(child)}"
 
     def _last_words(self, child: Child) -> str:
-        lines = list(child.last_lines)
+        # Not where it said that all is well.
+        lines = [line for line in child.last_lines if self._url is None or self._url not in line]
         if not lines:
             return ""
         # A stack's last line says less than the one with the error.
@@ -245,6 +247,10 @@ def _secrets(environment: dict[str, str], arguments: Sequence[str]) -> Iterator[
         name, equals, value = argument.partition("=")
         if name.startswith("-") and _SECRET_NAME.search(name):
             yield from (value,) if equals else arguments[place + 1 : place + 2]
+
+
+def _is_here(url: str) -> bool:
+    return re.match(r"http://(?:localhost|127\.[\d.]+|\[::1\])(?:[:/]|$)", url) is not None
 
 
 def _ignore(_: str) -> None:

@@ -114,6 +114,7 @@ class CommandSettings:
             seconds=self.seconds,
             probe_seconds=self.probe_seconds,
             setup=f"look at command in [tunnels.{name}] of your settings",
+            unheard=f"look whether url in [tunnels.{name}] of your settings fits to what it prints",
         )
 
 

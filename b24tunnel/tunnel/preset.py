@@ -88,6 +88,7 @@ class Preset:
     seconds: float = 30.0
     probe_seconds: float = 30.0
     silence: str = ""
+    unheard: str = "try again, or take another tunnel"
     automatic: bool = False
     russia: str = ""
 

@@ -75,6 +75,14 @@ class Prober:
             return why_unanswered(error, self._seconds)
 
 
+class Unprobed:
+    """For an address that cannot be probed from here, as behind a router that does not lead back inside."""
+
+    async def probe(self, address: str) -> Finding:
+        """It works, for all that is known; without a time."""
+        return Finding("works", f"{address} is taken to lead here")
+
+
 class _Probe:
     """One probe: what it sends, what is answered to it, and what has arrived of it."""
 

@@ -36,18 +36,37 @@ class SshSettings:
 
     ``host`` may be an alias in ``~/.ssh/config``, which is read as ssh does; ``port`` 22 and no ``user`` leave
     both to it. ``listen``: the address there that leads here, "HOST:PORT" as ``ssh -R`` takes it; with port 0
-    the server chooses. ``public_url``: what leads to that address, such as a reverse proxy; without it the
-    address is ``http://HOST:PORT`` with the port that the server gave. ``key`` and ``known_hosts`` are files;
-    without them those that ssh would take.
+    the server chooses, which is the default. ``public_url``: what leads to that address, such as a reverse proxy;
+    without it the address is ``http://HOST:PORT`` with the port that the server gave. ``key`` and ``known_hosts``
+    are files; without them those that ssh would take.
     """
 
     host: str
     port: int = SSH_PORT
     user: str | None = None
-    listen: str = "localhost:0"
+    listen: str | None = None
     public_url: str | None = None
     key: str | None = None
     known_hosts: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.host or self.host.startswith("-") or not 1 <= self.port <= 65535:
+            raise WrongUsage(f"{self.host}:{self.port} is no address of an SSH server: give its name and port.")
+        if self.public_url is not None:
+            UrlTunnel(self.public_url)  # says what is wrong with it
+        self.bind_address()
+
+    def bind_address(self) -> tuple[str, int]:
+        """Host and port of ``listen``, as the server is asked for them. Raises `WrongUsage`."""
+        listen = self.listen
+        if listen is None:
+            listen = "*:0" if self.public_url is None else "localhost:0"
+        match = _BIND.fullmatch(listen)
+        if not match or int(match["port"]) > 65535:
+            raise WrongUsage(f"{listen!r} is no address to listen at: give HOST:PORT, such as localhost:9000.")
+        # As ssh does: no host at all is "localhost", and "*" or nothing before the colon is everywhere.
+        host = "localhost" if match["host"] is None else match["host"].strip("[]")
+        return ("" if host == "*" else host), int(match["port"])
 
 
 class SshTunnel:
@@ -66,15 +85,16 @@ class SshTunnel:
         self._keepalive = keepalive
         self._connections: list[asyncssh.SSHClientConnection] = []
         self._login: Login | None = None
+        self._place = f"{settings.host}:{settings.port}"  # until the configuration says otherwise
 
     @property
     def _server(self) -> str:
-        return f"The SSH server {self._settings.host}:{self._settings.port}"
+        return f"The SSH server {self._place}"
 
     async def open(self, port: int, say: Say) -> str:
         """Log in, ask for the port there, and return the address that leads to it. See `Tunnel.open`."""
         settings = self._settings
-        host, wanted = _bind_address(settings)
+        host, wanted = settings.bind_address()
         try:
             async with asyncio.timeout(self._deadline):
                 connection = await self._log_in(settings.host, settings.port, settings.user, None, _MOST_JUMPS)
@@ -114,7 +134,7 @@ class SshTunnel:
             return await never()
         login = self._login
         await login.ended.wait()
-        return Lost(f"The connection to {self._settings.host}:{self._settings.port} ended: {login.end}.")
+        return Lost(f"The connection to {self._place} ended: {login.end}.")
 
     async def close(self) -> None:
         """Log out; the server then frees the port."""
@@ -136,7 +156,7 @@ class SshTunnel:
             if self._login.ended.is_set():
                 raise TunnelFailed(f"{self._server} hung up after the login: {self._login.end}.") from error
             raise TunnelFailed(
-                f"{self._server} does not give the port {self._settings.listen}: it is taken (perhaps by a"
+                f"{self._server} does not give the port {wanted}: it is taken (perhaps by a"
                 " connection that broke off, which 'ClientAliveInterval 15' in its sshd_config ends sooner) or not"
                 " allowed; wait, or choose another port."
             ) from error
@@ -168,6 +188,9 @@ class SshTunnel:
             "login_timeout": 0,
         }
         options = await self._options(arguments, server)
+        server = f"The SSH server {host}:{options.port}"
+        if via is None and jumps == _MOST_JUMPS:
+            self._place = f"{host}:{options.port}"
         known = self._known_hosts(options)
         if via is None and isinstance(options.tunnel, str):
             # asyncssh would go through them by itself, but take "UserKnownHostsFile none" for: no checking.
@@ -255,29 +278,6 @@ def _hint(user: str) -> str:
         f"check the user name ({user}) and that the server knows the key; a key with a passphrase has to be in the"
         " agent ('ssh-add')"
     )
-
-
-def _bind_address(settings: SshSettings) -> tuple[str, int]:
-    """Host and port of ``listen``, as they are asked for. Raises `TunnelFailed` for settings of no use."""
-    if not settings.host or settings.host.startswith("-") or not 1 <= settings.port <= 65535:
-        raise TunnelFailed(
-            f"{settings.host}:{settings.port} is no address of an SSH server: give its name and port.",
-            permanent=True,
-        )
-    if settings.public_url is not None:
-        try:
-            UrlTunnel(settings.public_url)
-        except WrongUsage as error:
-            raise TunnelFailed(str(error), permanent=True) from error
-    match = _BIND.fullmatch(settings.listen)
-    if not match or int(match["port"]) > 65535:
-        raise TunnelFailed(
-            f"{settings.listen!r} is no address to listen at: give HOST:PORT, such as localhost:9000.",
-            permanent=True,
-        )
-    # As ssh does: no host at all is "localhost", and "*" or nothing before the colon is everywhere.
-    host = "localhost" if match["host"] is None else match["host"].strip("[]")
-    return ("" if host == "*" else host), int(match["port"])
 
 
 def _jump(step: str) -> tuple[str | None, str, int]:

@@ -90,9 +90,7 @@ def failure(error: Exception, server: str, hint: str) -> TunnelFailed:
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return TunnelFailed(f"The host key of {server} is refused ({said}).", permanent=True)
     if isinstance(error, socket.gaierror):
-        return TunnelFailed(
-            f"The address of {server} cannot be looked up ({said}): check the name and the network."
-        )
+        return TunnelFailed(f"{server} cannot be looked up ({said}): check the name and the network.")
     if isinstance(error, (asyncssh.ChannelOpenError, OSError)):
         return TunnelFailed(f"{server} cannot be reached ({said}): check the address and the network.")
     if isinstance(error, asyncssh.KeyExchangeFailed):

@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -40,12 +41,15 @@ class Candidate:
 class Pace:
     """How soon what happens; all in seconds but ``stay``.
 
-    ``settle``: for a fresh address to begin to work. ``confirm``: pauses before a probe that failed is repeated,
+    ``settle``: for a fresh address to begin to work, ``settle_given`` for one of the user's own. ``patience``:
+    until it is told that an opening takes its time. ``confirm``: pauses before a probe that failed is repeated,
     the last of which decides. ``back_off``: pauses between openings. ``stay``: openings of the same provider in
     a row before the next candidate has its turn. ``look``: between looks at the clock for a sleep of the machine.
     """
 
     settle: float = 25.0
+    settle_given: float = 2.0
+    patience: float = 3.0
     confirm: tuple[float, ...] = (2.0,)
     back_off: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
     stay: int = 5
@@ -56,14 +60,16 @@ class Pace:
 class TunnelState:
     """How the public address is.
 
-    ``up``: the last probe came back. ``since`` (UTC): when that began to hold. ``losses``: how often it was lost.
-    ``latency_ms``: there and back, at the last probe that came back. ``reason``: why it is down.
+    ``up``: the last probe came back. ``since`` (UTC): when that began to hold. ``seen_at`` (UTC): when a probe
+    last came back; None where the address is taken for granted. ``latency_ms``: what it took there and back.
+    ``losses``: how often it was lost. ``reason``: why it is down.
     """
 
     provider: str
     url: str | None
     up: bool
     since: datetime
+    seen_at: datetime | None = None
     losses: int = 0
     latency_ms: float | None = None
     reason: str | None = None
@@ -99,6 +105,7 @@ class Supervisor:
         self._turn = 0
         self._port = 0
         self._ahead = 0.0
+        self._last: Finding | None = None
 
     @property
     def tunnel(self) -> Tunnel:
@@ -113,33 +120,31 @@ class Supervisor:
         """
         self._port = port
         self._has_slept()  # from now on
-        failures = []
+        failures: list[tuple[str, TunnelFailed]] = []
         for turn, candidate in enumerate(self._candidates):
             self._turn = turn
             if candidate.why:
                 self._say(f"Tunnel {candidate.tunnel.name}: {candidate.why}.")
             given = unproven and candidate.tunnel.name == "url"
             try:
-                url = await candidate.tunnel.open(port, self._say)
-                finding = await (self._prober.probe(url) if given else self._settled(url))
+                with self._told_when_slow():
+                    url = await candidate.tunnel.open(port, self._say)
+                    finding = await (self._probe(url) if given else self._settled(url))
                 if not finding.works and not given:
-                    raise TunnelFailed(f"A probe did not come back: {finding.message}.{_hint(candidate)}")
+                    raise TunnelFailed(f"A probe did not come back: {finding.message}.{_hint(candidate, port)}")
             except TunnelFailed as failure:
                 await candidate.tunnel.close()
                 failures.append((candidate.tunnel.name, failure))
-                if len(self._candidates) > 1:
-                    self._say(f"Tunnel {candidate.tunnel.name} is of no use now: {failure}")
                 continue
+            for name, reason in failures:
+                self._say(f"Tunnel {name} is of no use now: {reason}")
             if candidate.better:
                 self._say(candidate.better)
-            if not finding.works:
+            if finding.works:
+                self._up(url, finding)
+            else:
                 self._trouble(f"The address does not lead here yet: {finding.message}.")
-            self._set(
-                url=url,
-                up=finding.works,
-                latency_ms=finding.latency_ms,
-                reason=None if finding.works else f"{finding.message}.",
-            )
+                self._set(url=url, reason=f"{finding.message}.")
             return url
         raise _none_of(failures)
 
@@ -156,7 +161,7 @@ class Supervisor:
                     url = await self._reopened(f"{finding.message}.")
                 else:
                     url = lost.url
-                    self._set(url=url, up=True, latency_ms=finding.latency_ms, reason=None)
+                    self._up(url, finding)
             on_address(url)
 
     async def close(self) -> None:
@@ -173,35 +178,40 @@ class Supervisor:
                 await self._pause(self.tunnel.probe_seconds, losing)
                 if losing.done():
                     return losing.result()
-                finding = await self._probe(losing)
+                finding = await self._confirmed(losing)
                 if finding is None:
                     return losing.result()
                 if not finding.works:
                     return Lost(f"{finding.message}.")
-                self._set(latency_ms=finding.latency_ms)
+                self._up(self.state.url, finding)
         finally:
             losing.cancel()
             await asyncio.gather(losing, return_exceptions=True)
 
-    async def _probe(self, losing: asyncio.Task[Lost]) -> Finding | None:
+    async def _confirmed(self, losing: asyncio.Task[Lost]) -> Finding | None:
         """What a probe finds, repeated before it is believed that nothing works; None if ``losing`` was first."""
         assert self.state is not None
         assert self.state.url is not None
-        finding = await self._prober.probe(self.state.url)
+        finding = await self._probe(self.state.url)
         for pause in self._pace.confirm:
             if finding.works:
                 break
             await self._pause(pause, losing)
             if losing.done():
                 return None
-            finding = await self._prober.probe(self.state.url)
+            finding = await self._probe(self.state.url)
+        return finding
+
+    async def _probe(self, url: str) -> Finding:
+        finding = await self._prober.probe(url)
+        self._last = finding
         return finding
 
     async def _reopened(self, reason: str) -> str:
         """Open again, however long it takes; the address then."""
         assert self.state is not None
-        began = self._clock()
         was_up = self.state.up
+        seen = self.state.seen_at or self.state.since
         self._down(reason)
         attempts = 0
         told = reason
@@ -230,11 +240,12 @@ class Supervisor:
                 self._turn = (self._turn + 1) % len(self._candidates)
                 self._say(f"Tunnel {self.tunnel.name} is tried in place of {tunnel.name}.")
             await self._pause(pause)
-        self._set(url=url, up=True, latency_ms=finding.latency_ms, reason=None)
+        self._up(url, finding)
         if was_up:
+            gap = _duration(self._clock() - seen.timestamp())
             self._say(
-                f"Tunnel {self.tunnel.name} is up again after {_duration(self._clock() - began)}: what Bitrix24 "
-                "sent meanwhile it does not send again."
+                f"Tunnel {self.tunnel.name} is up again, {gap} after it was last seen to work: what Bitrix24 sent "
+                "meanwhile may be lost, for it does not send again."
             )
         else:
             self._say("The address leads here now.")
@@ -243,10 +254,11 @@ class Supervisor:
     async def _settled(self, url: str) -> Finding:
         """What a probe finds once a fresh address has begun to work, or when that takes too long."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._pace.settle
+        given = self.tunnel.name in ("url", "local")  # nothing is coming up there
+        end = loop.time() + (min(self._pace.settle, self._pace.settle_given) if given else self._pace.settle)
         pause = 0.25
         while True:
-            finding = await self._prober.probe(url)
+            finding = await self._probe(url)
             if not finding.may_pass or loop.time() + pause > end:
                 return finding
             await asyncio.sleep(pause)
@@ -274,6 +286,25 @@ class Supervisor:
         self._ahead = ahead
         return slept
 
+    @contextmanager
+    def _told_when_slow(self) -> Iterator[None]:
+        """Nobody shall take it for dead while it opens."""
+        self._last = None
+
+        def tell() -> None:
+            so_far = f" ({self._last.message})" if self._last is not None else ""
+            self._say(f"Tunnel {self.tunnel.name} takes its time{so_far}.")
+
+        timer = asyncio.get_running_loop().call_later(self._pace.patience, tell)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _up(self, url: str | None, finding: Finding) -> None:
+        seen = None if finding.latency_ms is None else self._now()
+        self._set(url=url, up=True, seen_at=seen, latency_ms=finding.latency_ms, reason=None)
+
     def _down(self, reason: str) -> None:
         assert self.state is not None
         if self.state.up:
@@ -282,7 +313,7 @@ class Supervisor:
 
     def _set(self, **changes: object) -> None:
         name = self.tunnel.name
-        now = datetime.fromtimestamp(self._clock(), UTC)
+        now = self._now()
         before = self.state or TunnelState(name, None, up=False, since=now)
         state = dataclasses.replace(before, provider=name, **changes)  # type: ignore[arg-type]
         if state.up != before.up:
@@ -290,11 +321,17 @@ class Supervisor:
         self.state = state
         self._on_state(state)
 
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
-def _hint(candidate: Candidate) -> str:
+
+def _hint(candidate: Candidate, port: int) -> str:
     if candidate.tunnel.name != "url":
         return ""
-    return " Put the way to it right, or give --no-probe if Bitrix24 gets through where this machine does not."
+    return (
+        f" It has to lead to 127.0.0.1:{port} (--port gives it a number that stays); --no-probe is for an address "
+        "that this machine cannot see from outside."
+    )
 
 
 def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
@@ -302,8 +339,8 @@ def _none_of(failures: Sequence[tuple[str, TunnelFailed]]) -> OutsideFailure:
         return failures[0][1]
     reasons = " ".join(f"{name}: {failure}" for name, failure in failures)
     return OutsideFailure(
-        f"No tunnel gives an address that works. {reasons} Check the network, see what else there is "
-        "('b24tunnel tunnels'), or give an address of your own with --public-url."
+        "No tunnel gives an address that works: check the network, see what else there is ('b24tunnel tunnels'), "
+        f"or give an address of your own with --public-url. {reasons}"
     )
 
 
