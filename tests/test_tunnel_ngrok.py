@@ -136,6 +136,20 @@ async def test_the_token_is_in_a_file_of_the_users_and_in_no_processs_arguments(
     await tunnel.close()
 
 
+async def test_what_a_killed_start_left_of_the_token_is_removed_by_a_later_one(make: Make, tmp_path: Path) -> None:
+    old, fresh = (tmp_path / "state" / f"ngrok-{name}.yml" for name in ("old", "fresh"))
+    old.parent.mkdir(exist_ok=True)
+    for left in (old, fresh):
+        left.write_text("authtoken: secret")
+    os.utime(old, (0, 0))
+    tunnel = make()
+    await tunnel.open(9, ignore)
+    assert not old.exists()
+    assert fresh.exists(), "another start may be under way"
+    fresh.unlink()
+    await tunnel.close()
+
+
 async def test_another_token_in_the_environment_does_not_reach_the_agent(
     make: Make, agent: TunnelProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,20 @@ def write_config(home: Path, token: str) -> Path:
     users = _users_agent()
     agent = {name: users[name] for name in _NETWORK if name in users} | {"authtoken": token}
     home.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(home)
     # Created with mode 0600 under a name of its own; nobody is told the name before it is complete.
     descriptor, path = tempfile.mkstemp(prefix="ngrok-", suffix=".yml", dir=home)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         yaml.safe_dump({"version": "3", "agent": agent}, file)
     return Path(path)
+
+
+def _remove_leftovers(home: Path) -> None:
+    """A start that was killed leaves its file; no start takes an hour."""
+    for left in home.glob("ngrok-*.yml"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - 3600:
+                left.unlink()
 
 
 @contextlib.contextmanager
