@@ -12,7 +12,7 @@ from typing import Any
 from b24tunnel.errors import UserError
 from b24tunnel.happenings import Bound, Happening, Note, Trouble
 from b24tunnel.portal import Bindings, Portal, RestClient, State
-from b24tunnel.portal.bindings import Leftover, Other
+from b24tunnel.portal.bindings import Other
 from b24tunnel.redact import shown_url
 
 CLEAN_UP_COMMAND = "b24tunnel bindings clean"
@@ -40,7 +40,7 @@ class BoundHandler:
         self._back_off = back_off
         self._handler_url = ""
         self._wanted = ""
-        self._former: set[str] = set()  # addresses that could not be unbound when they were left
+        self._entered = False
         self._moving = asyncio.Event()
         self._bindings: Bindings
 
@@ -69,9 +69,10 @@ class BoundHandler:
                 self._handler_url = self._wanted = handler_url
                 await self._remove_orphans()
                 await self._check()
+                self._entered = True
                 yield
             finally:
-                await _to_its_end(self._end(keep=self._keep and self._handler_url != ""))
+                await _to_its_end(self._end(keep=self._keep and self._entered))
 
     def move_to(self, handler_url: str) -> None:
         """The handler has this address from now on; `follow` sees to it."""
@@ -85,6 +86,7 @@ class BoundHandler:
             await self._moving.wait()
             self._moving.clear()
             if self._wanted == self._handler_url:
+                failures = 0
                 continue
             try:
                 await self._move(self._wanted)
@@ -99,18 +101,21 @@ class BoundHandler:
 
     async def _move(self, handler_url: str) -> None:
         await self._bindings.bind_all(self._events, handler_url)
-        before, self._handler_url = self._handler_url, handler_url
+        self._handler_url = handler_url
         self._emit(Bound(handler_url, tuple(self._events), self._portal.name))
-        left = await self._bindings.unbind_all(before)
+        left = await self._bindings.unbind_all(but=handler_url)
         if left:
-            self._former.add(before)
             events = ", ".join(leftover.row.event for leftover in left)
             self._emit(
                 Trouble(
-                    f"The former address is still bound ({left[0].reason}), for {events}: it is tried at the end."
+                    f"The former address is still bound for {events} ({left[0].reason}); that is tried again at "
+                    "the end."
                 )
             )
-        await self._check()
+        try:
+            await self._check()
+        except UserError as error:
+            self._emit(Trouble(f"Whether the portal lists the new address could not be looked up: {error}"))
 
     async def _check(self) -> None:
         """Tell what the portal's own list has to say about it."""
@@ -133,15 +138,13 @@ class BoundHandler:
             self._emit(Trouble(f"A binding of a crashed run is still there: {left.reason}"))
 
     async def _end(self, *, keep: bool) -> None:
-        """Unbind everything, or with ``keep`` only former addresses."""
+        """Unbind everything, or with ``keep`` all but the present address."""
         command = f"{CLEAN_UP_COMMAND} --kept" if keep else CLEAN_UP_COMMAND
         if keep:
             self._emit(Note(f"Left bound on purpose: {', '.join(self._events)}; unbind with: {command}"))
-        left: list[Leftover] = []
         try:
             async with asyncio.timeout(_UNBIND_SECONDS):
-                for address in sorted(self._former) if keep else [None]:
-                    left += await self._bindings.unbind_all(address)
+                left = await self._bindings.unbind_all(but=self._handler_url if keep else None)
         except TimeoutError:
             self.left = True
             self._emit(Trouble(f"The portal did not answer in time; unbind with: {command}"))

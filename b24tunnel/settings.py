@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import tomllib
 import types
 import typing
@@ -66,8 +67,18 @@ def _nearest(directory: Path) -> Path | None:
     directory = directory.absolute()
     for above in (directory, *directory.parents):
         if (file := above / PROJECT_FILE).is_file():
+            _check_owner(file)
             return file
     return None
+
+
+def _check_owner(file: Path) -> None:
+    """It can name programs to run, so it must not be a trap that somebody else has laid above the project."""
+    if os.name == "posix" and file.stat().st_uid not in (os.getuid(), 0):
+        raise WrongUsage(
+            f"{file} belongs to another user, and it could name programs to run: make it yours (chown), or work "
+            "in another directory."
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

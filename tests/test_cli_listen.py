@@ -29,12 +29,14 @@ REQUEST = b"POST %s HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\nevent=ONCRM
 class Terminal:
     """The command on a terminal of its own, typed at and read as a person does."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, program: tuple[str, ...] = (sys.executable, "-m", "b24tunnel")
+    ) -> None:
         self.shown = ""
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.chdir(directory)
-            os.execvp(sys.executable, [sys.executable, "-m", "b24tunnel", *arguments])
+            os.execvp(program[0], [*program, *arguments])
         os.set_blocking(self._terminal, False)
 
     def wait_for(self, text: str) -> None:
@@ -120,6 +122,39 @@ def test_enter_shows_how_the_tunnel_is_and_typing_never_keeps_it_from_ending(pro
     assert "there and back" in terminal.shown
     terminal.type("something\x03")  # Ctrl-C throws away what was typed before it
     assert terminal.exit_code() == 0
+
+
+def test_in_the_background_what_is_typed_for_others_is_left_alone_and_costs_nothing(programs: Programs) -> None:
+    """The shell's `listen &`, then a program in the foreground that does not read."""
+    script = (
+        f"set -m; {sys.executable} -m b24tunnel listen --no-bind & echo pid=$!; "
+        f"{sys.executable} -c 'import time; time.sleep(60)'; true"
+    )
+    terminal = Terminal(programs.directory, "-c", script, program=("bash",))
+    terminal.wait_for("local, up since")
+    pid = int(terminal.shown.partition("pid=")[2].split()[0])
+    terminal.type("typed for somebody else\n")
+    before = _processor_seconds(pid)
+    looks = 0
+
+    def settled() -> bool:
+        nonlocal looks, before
+        now = _processor_seconds(pid)
+        looks = looks + 1 if now - before < 0.05 else 0
+        before = now
+        return looks > 20
+
+    wait_until(settled, "it does not spin")
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T", "nor was it stopped"
+    os.kill(pid, signal.SIGTERM)
+    terminal.type("\x03")
+    terminal.exit_code()
+
+
+def _processor_seconds(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_closing_the_terminal_unbinds(programs: Programs, home: Path) -> None:

@@ -410,10 +410,10 @@ async def test_the_survey_names_events_that_lack_our_handler(client: RestClient,
     assert (await bindings.survey([DEAL, LEAD], HANDLER)).missing == (LEAD,)
 
 
-async def test_only_one_address_is_unbound_where_it_is_named(sandbox: Sandbox, bindings: Bindings) -> None:
+async def test_one_address_is_left_bound_where_it_is_named(sandbox: Sandbox, bindings: Bindings) -> None:
     await bindings.bind_all([DEAL, LEAD], HANDLER)
     await bindings.bind_all([DEAL, LEAD], "https://new.example/b24/1")
-    assert await bindings.unbind_all(HANDLER) == []
+    assert await bindings.unbind_all(but="https://new.example/b24/1") == []
     assert bound(sandbox) == [(DEAL, "https://new.example/b24/1"), (LEAD, "https://new.example/b24/1")]
 
 
@@ -429,6 +429,17 @@ async def test_what_is_to_be_kept_is_no_orphan_and_is_cleaned_only_when_asked(
     assert bound(sandbox) == [(DEAL, HANDLER)]
     assert len((await bindings.clean(kept=True)).unbound) == 1
     assert bound(sandbox) == []
+
+
+async def test_what_another_run_has_kept_is_its_again_when_binding_all_fails(
+    sandbox: Sandbox, state: State, client: RestClient, bindings: Bindings
+) -> None:
+    await Bindings(client, state, "keeper", keep=True).bind(DEAL, HANDLER)
+    with pytest.raises(PortalError):
+        await bindings.bind_all([LEAD, DEAL, "ONNOSUCHEVENT"], HANDLER)
+    assert await bindings.unbind_all() == []
+    assert bound(sandbox) == [(DEAL, HANDLER)]
+    assert written(state) == [(DEAL, "kept", "keeper")]
 
 
 async def test_what_is_kept_is_not_cleaned_while_its_run_goes_on(

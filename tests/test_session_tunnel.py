@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from altering_way import answer
+from programs import free_port
 from raw_server import deliver
 from running_session import Running, tried
 from way_tunnel import WayTunnel
@@ -22,6 +23,7 @@ from b24tunnel.sandbox import Sandbox
 from b24tunnel.session import Settings
 from b24tunnel.tunnel import TunnelFailed
 from b24tunnel.tunnel.supervisor import Pace
+from b24tunnel.tunnel.url import UrlTunnel
 
 PACE = Pace(settle=0.3, confirm=(0.01,), back_off=(0.01,), look=0.05)
 EVENTS = ("ONCRMDEALADD", "ONCRMDEALUPDATE")
@@ -206,7 +208,7 @@ async def test_without_bindings_a_changed_address_is_told_as_one_to_paste(stage:
     assert running.of(Bound) == []
 
 
-async def test_what_is_to_be_kept_stays_bound_and_the_next_session_takes_it_over(stage: Stage) -> None:
+async def test_what_is_to_be_kept_stays_bound_and_is_told_to_the_next_session(stage: Stage) -> None:
     running = stage.start(keep_bound=True)
     kept = (await running.ready()).handler_url
     await running.stopped()
@@ -241,6 +243,78 @@ async def test_a_former_address_that_could_not_be_unbound_is_unbound_at_the_end(
     monkeypatch.setattr(RestClient, "event_unbind", unbind)
     await running.stopped()
     assert stage.bound() == (bound_to(bound.handler_url) if keep else [])
+
+
+async def test_what_was_kept_is_taken_over_by_a_session_with_the_same_address(stage: Stage) -> None:
+    way = WayTunnel()
+    first = stage.start(tunnels=tried(way), keep_bound=True, port=(port := free_port()))
+    url = (await first.ready()).handler_url
+    assert way.way is not None
+    address = UrlTunnel(way.way.url)
+    first.stop.set()
+    way.close = lambda: asyncio.sleep(0)  # type: ignore[method-assign]  # the same address leads here next time
+    await first.task
+    second = stage.start(tunnels=tried(address), port=port)
+    assert (await second.ready()).handler_url == url
+    assert {row.state for row in stage.state.ledger()} == {"bound"}
+    assert not [note for note in second.of(Note) if "also goes" in note.message]
+    await second.stopped()
+    assert stage.bound() == []
+    await WayTunnel.close(way)
+
+
+async def test_an_address_that_comes_back_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A to B, where A cannot be unbound, and to A again."""
+    running = stage.start(keep_bound=True)
+    first = (await running.ready()).handler_url
+    assert stage.tunnel.way is not None
+    first_url = stage.tunnel.way.url
+    unbind = RestClient.event_unbind
+
+    async def refused(self: RestClient, event: str, handler: str, *more: Any) -> int:
+        raise UserError("the portal sandbox is out of order")
+
+    monkeypatch.setattr(RestClient, "event_unbind", refused)
+    await stage.tunnel.announce_another()
+    await running.until(lambda: running.of(Bound))
+    monkeypatch.setattr(RestClient, "event_unbind", unbind)
+    stage.tunnel.lose("It has the first address again.", first_url)
+    await running.until(lambda: len(running.of(Bound)) == 2)
+    await running.stopped()
+    assert stage.bound() == bound_to(first)
+    assert not [note for note in running.of(Note) if "also goes to" in note.message], "they are its own"
+
+
+async def test_a_list_that_cannot_be_asked_for_is_no_failed_binding(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = stage.start()
+    await running.ready()
+
+    async def away(self: RestClient) -> list[Any]:
+        raise UserError("the portal sandbox is out of order")
+
+    monkeypatch.setattr(RestClient, "event_get", away)
+    stage.tunnel.lose()
+    await running.until(lambda: [told for told in running.of(Trouble) if "could not be looked up" in told.message])
+    assert not [told for told in running.of(Trouble) if "not bound yet" in told.message]
+
+
+async def test_stopped_before_it_is_ready_it_keeps_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+
+    async def hanging(self: RestClient) -> list[Any]:
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(RestClient, "event_get", hanging)
+    running = stage.start(keep_bound=True)
+    await running.until(asked.is_set)
+    running.stop.set()
+    await running.task
+    assert stage.bound() == []
+    assert not [note for note in running.of(Note) if "Left bound" in note.message]
 
 
 async def test_other_handlers_of_the_same_events_are_told_at_the_start(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,3 +138,13 @@ def test_a_file_that_cannot_be_read_is_told(project: Path, home: Path) -> None:
     (home / USER_FILE).mkdir()
     with pytest.raises(OutsideFailure, match="cannot be read"):
         read_settings(project, home)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give files away")
+def test_a_file_that_another_user_has_laid_above_the_project_is_refused(project: Path, home: Path) -> None:
+    settle(project, home, 'tunnel = "srv.us"')
+    os.chown(project / PROJECT_FILE, 65534, 65534)
+    below = project / "below"
+    below.mkdir()
+    with pytest.raises(WrongUsage, match="belongs to another user"):
+        read_settings(below, home)

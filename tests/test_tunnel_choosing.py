@@ -86,6 +86,7 @@ def test_every_name_has_its_facts_and_every_provider_a_name(home: Path) -> None:
         (Wish("local", "https://x.example.org"), {}, "belongs to the tunnel 'url', not to 'local'"),
         (Wish("tuna", "https://x.example.org"), {}, "belongs to the tunnel 'url', not to 'tuna'"),
         (Wish("auto", "https://x.example.org"), {}, "leave one of them out"),
+        (Wish(None, domain="my-shop"), {}, "say of which with --tunnel"),
         (Wish("zrock"), {}, "no tunnel provider 'zrock': did you mean 'zrok'? There are auto, ngrok"),
         (Wish("URL"), {}, "did you mean 'url'?"),
         (Wish("whatever"), {}, "no tunnel provider 'whatever': there are auto,"),
@@ -186,3 +187,9 @@ def test_the_survey_says_what_is_usable_here_and_what_another_lacks(bare: Path, 
     assert found["cloudflared"].lacks == "the program cloudflared"
     assert found["frp"].lacks is not None
     assert found["url"].lacks is not None
+
+
+def test_a_program_below_the_users_home_is_found(bare: Path, home: Path, tmp_path: Path) -> None:
+    installed(bare, "tuna")  # HOME is the directory above
+    settings = ProjectSettings(tunnels={"tuna": {"binary": f"~/{bare.name}/tuna"}})
+    assert next(known for known in survey(settings, home) if known.name == "tuna").lacks is None

@@ -113,6 +113,11 @@ async def test_a_user_is_told_that_an_address_is_plain_http(make: Make) -> None:
     assert "http://hooks.example.org is plain http" in " ".join(said)
 
 
+async def test_a_line_that_nobody_can_make_sense_of_does_not_end_the_reading(make: Make) -> None:
+    tunnel = make("print:ready at https://[1:2] to here", OPENED, url=r"(https?://\S+) (?:to|->) here")
+    assert (await tunnel.open(9, ignore)).startswith("http://127.0.0.1:")
+
+
 async def test_a_program_that_never_prints_its_address_is_waited_for(make: Make) -> None:
     tunnel = make("print:all is well", ready="all is well", public_url="https://hooks.example.org/")
     assert await tunnel.open(9, ignore) == "https://hooks.example.org"

@@ -191,6 +191,24 @@ async def test_a_certificate_that_nobody_vouches_for_is_found(
     assert "certificate is not trusted: self-signed certificate" in finding.message
 
 
+@pytest.mark.parametrize(
+    "proxy", ["http://me:word@127.0.0.1:{port}", "socks5://127.0.0.1:{port}", "127.0.0.1:{port}"]
+)
+async def test_a_proxy_that_is_in_the_way_is_named_without_its_user(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch, proxy: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("http_proxy", proxy.format(port=port))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    finding = await prober.probe("http://hooks.example.org")
+    assert finding.kind == "unreachable"
+    assert "http_proxy of the environment" in finding.message
+    assert f"127.0.0.1:{port}" in finding.message
+    assert "word" not in finding.message
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
 async def test_probes_at_the_same_time_are_told_apart(prober: Prober, place: Place) -> None:
     async with AsyncExitStack() as ways:
         deeds: list[Deed] = [as_json, lambda passing: passing, without("User-Agent")]

@@ -249,7 +249,53 @@ async def test_another_candidate_has_its_turn_after_some_failures_of_the_first(
         await until(lambda: watched.addresses)
         assert watched.addresses == [second.opened[0]]
         assert watched.state.provider == "second"
-    assert len(first.failures) == 1, "it was tried twice (Pace.stay)"
+    assert first.failures == [], "it was tried alone twice (Pace.stay), and first in the round with the other"
+
+
+async def test_a_network_that_is_away_for_long_does_not_end_with_another_tunnel(
+    place: Place, prober: Prober
+) -> None:
+    first, second = WayTunnel("first"), WayTunnel("second")
+    watched = Watched(place, prober, second, first)
+    second.failures = [TunnelFailed("No network.")]
+    await watched.open()
+    assert watched.state.provider == "first"
+    first.failures, second.failures = [TunnelFailed("No network.")] * 6, [TunnelFailed("No network.")] * 1000
+    async with watched.watching():
+        first.lose()
+        await until(lambda: watched.addresses)
+        assert watched.state.provider == "first"
+    assert len(second.failures) < 1000, "it had its turns"
+
+
+async def test_a_rate_limit_of_one_does_not_keep_the_others_waiting(place: Place, prober: Prober) -> None:
+    limited, other = WayTunnel("limited"), WayTunnel("other")
+    watched = Watched(place, prober, limited, other)
+    await watched.open()
+    limited.failures = [TunnelFailed("Too many.", pause=3600)] * 2
+    async with watched.watching():
+        limited.lose()
+        await until(lambda: watched.addresses)
+    assert watched.state.provider == "other"
+    assert len(limited.failures) == 1
+
+
+async def test_one_that_is_lost_as_soon_as_it_is_up_is_opened_with_longer_and_longer_pauses(
+    place: Place, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_tunnel_supervisor.PACE", replace(PACE, back_off=(0.01, 0.01, 3600)))
+    tunnel = WayTunnel()
+    watched = Watched(place, prober, tunnel)
+    await watched.open()
+    async with watched.watching():
+        for opened in (2, 3):
+            tunnel.lose()
+            await until(lambda opened=opened: len(tunnel.opened) == opened and watched.state.up)
+        tunnel.lose()
+        await until(lambda: not watched.state.up)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert len(tunnel.opened) == 3, "it rests"
 
 
 async def test_after_a_failure_that_is_permanent_the_next_has_its_turn_at_once(
@@ -364,8 +410,9 @@ async def test_a_close_while_it_opens_again_leaves_nothing_open(place: Place, pr
     tunnel = WayTunnel()
     watched = Watched(place, prober, tunnel)
     await watched.open()
-    tunnel.failures = [TunnelFailed("No.")] * 1000
     async with watched.watching():
+        tunnel.hangs_once_open = True
         tunnel.lose()
-        await until(lambda: len(tunnel.failures) < 998)
+        await until(lambda: len(tunnel.opened) == 2)
+        assert tunnel.way is not None, "half open"
     assert tunnel.way is None

@@ -17,6 +17,7 @@ class WayTunnel:
         self.name = name
         self.probe_seconds = 0.02
         self.failures: list[TunnelFailed] = []  # one for each opening that is to fail
+        self.hangs_once_open = False
         self.deed = deed
         self.opened: list[str] = []
         self.way: AlteringWay | None = None
@@ -31,6 +32,8 @@ class WayTunnel:
             raise self.failures.pop(0)
         self.way = await self._stack.enter_async_context(altering_way(port, self.deed))
         self.opened.append(self.way.url)
+        if self.hangs_once_open:
+            await asyncio.Event().wait()
         return self.way.url
 
     async def lost(self) -> Lost:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 _LONGEST = 4096
+_BACKGROUND_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -30,12 +31,19 @@ def typed_lines(on_line: Callable[[str], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     begun = b""
+    later: asyncio.TimerHandle | None = None
+
+    def look_again() -> None:
+        loop.add_reader(terminal, typed)
 
     def typed() -> None:
-        nonlocal begun
+        nonlocal begun, later
         try:
             if os.tcgetpgrp(terminal) != os.getpgrp():
-                return  # typed for somebody else; who reads in the background is stopped
+                # Typed for somebody else, and who reads in the background is stopped. It may lie there for long.
+                loop.remove_reader(terminal)
+                later = loop.call_later(_BACKGROUND_SECONDS, look_again)
+                return
             piece = os.read(terminal, _LONGEST)
         except BlockingIOError:
             return
@@ -52,5 +60,7 @@ def typed_lines(on_line: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        if later is not None:
+            later.cancel()
         loop.remove_reader(terminal)
         os.close(terminal)

@@ -89,23 +89,30 @@ class Bindings:
     async def bind_all(self, events: Iterable[str], handler_url: str) -> None:
         """Bind ``handler_url`` to every one of ``events``, or to none.
 
-        If one fails, those that this call has bound are unbound again and its error is raised; what could
-        not be unbound is said in the error's notes and stays on the ledger. A cancelled call leaves what
-        it has bound on the ledger, for ``unbind_all``.
+        If one fails, those that this call has bound are unbound again, those that another run had are its again,
+        and the error is raised; what could not be unbound is said in the error's notes and stays on the ledger.
+        A cancelled call leaves what it has bound on the ledger, for ``unbind_all``.
         """
         check_address(handler_url)
         codes = list(dict.fromkeys(_code(event) for event in events))
         async with self._alone():
+            before = {row.key: row for row in await asyncio.to_thread(self._state.ledger, self._portal)}
             made: list[LedgerRow] = []
+            taken: list[LedgerRow] = []
             for code in codes:
                 try:
+                    row = self._row(code, handler_url)
                     if await self._bind(code, handler_url):
-                        made.append(self._row(code, handler_url))
+                        made.append(row)
+                    elif row.key in before:
+                        taken.append(before[row.key])
                 except UserError as error:
                     if getattr(error, "outcome_unknown", False):
                         made.append(self._row(code, handler_url))
                     for leftover in (await self._unbind_rows(made)).left:
                         error.add_note(f"{leftover.row.event} may still be bound: {leftover.reason}")
+                    for former in taken:
+                        await asyncio.to_thread(self._state.put_row, former)
                     raise
 
     async def unbind(self, event: str, handler_url: str) -> int:
@@ -113,30 +120,30 @@ class Bindings:
         async with self._alone():
             return await self._unbind(self._row(_code(event), handler_url))
 
-    async def unbind_all(self, handler_url: str | None = None) -> list[Leftover]:
-        """Unbind all that this owner has bound, or all of it with this address; what could not be, and why."""
+    async def unbind_all(self, *, but: str | None = None) -> list[Leftover]:
+        """Unbind all that this owner has bound, ``but`` for this address; what could not be, and why."""
         async with self._alone_if_possible() as refused:
             rows = await asyncio.to_thread(self._state.ledger, self._portal, self._owner)
-            if handler_url is not None:
-                rows = [row for row in rows if row.handler == handler_url]
+            rows = [row for row in rows if row.handler != but]
             if refused is not None:
                 return [Leftover(row, str(refused)) for row in rows]
             return list((await self._unbind_rows(rows)).left)
 
     async def survey(self, events: Iterable[str], handler_url: str) -> Survey:
-        """Ask the portal which handlers these events have; offline ones are left out."""
+        """Ask the portal which handlers these events have; offline ones and this owner's own are left out."""
         codes = list(dict.fromkeys(_code(event) for event in events))
         bound = [
             (found.event.upper(), found.handler) for found in await self._client.event_get() if not found.offline
         ]
         rows = await asyncio.to_thread(self._state.ledger, self._portal)
         ours = {(row.event, row.handler): row for row in rows}
+        own = {key for key, row in ours.items() if row.owner == self._owner}
         return Survey(
             tuple(code for code in codes if (code, handler_url) not in bound),
             tuple(
                 Other(event, handler, ours.get((event, handler)))
                 for event, handler in bound
-                if event in codes and handler != handler_url
+                if event in codes and handler != handler_url and (event, handler) not in own
             ),
         )
 

@@ -137,7 +137,12 @@ class Child:
     def _take(self, line: str) -> None:
         if line:
             self.last_lines.append(line)
-            self._on_line(line)
+            try:
+                self._on_line(line)
+            except Exception as error:  # told, and read on: nobody else would, and a full pipe stops the program
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "A line of a tunnel's program was not understood", "exception": error}
+                )
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

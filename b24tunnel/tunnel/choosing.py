@@ -63,6 +63,8 @@ def choose(wish: Wish, settings: ProjectSettings, home: Path) -> tuple[Candidate
     if name == "auto":
         if wish.public_url is not None:
             raise WrongUsage("--public-url names the address, --tunnel auto looks for one: leave one of them out.")
+        if wish.domain is not None:
+            raise WrongUsage("--domain is a name of one provider's: say of which with --tunnel.")
         if wish.here:
             return (Candidate(LocalTunnel()),)
         return tuple(choice.automatic())
@@ -192,7 +194,7 @@ class _Choice:
 
     def _program_of(self, name: str) -> str | None:
         """The installed program of a provider."""
-        return next(filter(shutil.which, self._programs(name)), None)
+        return next((known for known in self._programs(name) if shutil.which(Path(known).expanduser())), None)
 
     def _programs(self, name: str) -> tuple[str, ...]:
         from b24tunnel.tunnel.presets import PRESETS

@@ -67,7 +67,7 @@ class CloudflaredTunnel:
         self._reader = CloudflaredReader()
         self._news = asyncio.Event()
         self._child: Child | None = None
-        self._config: Path | None = None
+        self._config = home / "cloudflared.yml"
 
     async def open(self, port: int, say: Say) -> str:
         """Start cloudflared and wait until it is connected to Cloudflare; see `Tunnel.open`."""
@@ -103,21 +103,22 @@ class CloudflaredTunnel:
 
     async def close(self) -> None:
         """End cloudflared; see `Tunnel.close`."""
-        child, self._child = self._child, None
+        child = self._child
         if child is not None:
-            await child.end()
-        if self._config is not None:
-            self._config.unlink(missing_ok=True)
-            self._config = None
+            await child.end()  # before it is forgotten: who is cancelled meanwhile closes once more
+        if self._child is child:
+            self._child = None
 
     def _write_config(self) -> None:
         # With the user's own configuration its ingress rules would win over --url, and answer 404 to everything.
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-            descriptor, path = tempfile.mkstemp(prefix="cloudflared-", suffix=".yml", dir=self._home)
-            self._config = Path(path)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write("{}\n")
+            if not self._config.exists():
+                # Whole at once: another start may read it. It is the same for all, so it stays.
+                descriptor, path = tempfile.mkstemp(dir=self._home)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write("{}\n")
+                Path(path).replace(self._config)
         except OSError as error:
             raise TunnelFailed(
                 f"No configuration file for cloudflared can be written below {self._home} ({error.strerror})."
@@ -125,7 +126,8 @@ class CloudflaredTunnel:
 
     def _arguments(self, port: int) -> list[str]:
         # Port 0: the program takes a free port and prints it.
-        arguments = [self._settings.binary or "cloudflared", "tunnel", "--no-autoupdate", "--config"]
+        program = str(Path(self._settings.binary or "cloudflared").expanduser())
+        arguments = [program, "tunnel", "--no-autoupdate", "--config"]
         arguments += [str(self._config), "--metrics", "127.0.0.1:0", "--loglevel", "info"]
         if self._settings.protocol:
             arguments += ["--protocol", self._settings.protocol]

@@ -68,7 +68,7 @@ def _text_of(line: str) -> str:
         return line
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     message = fields.pop("message", "")
     return " ".join([str(message), *(f'{name}="{value}"' for name, value in fields.items())])

@@ -101,7 +101,7 @@ class NgrokTunnel:
             await self.close()
             raise
         finally:
-            # The agent has read it; no file with the token stays behind whatever becomes of this process.
+            # The agent has read it: no file with the token stays behind.
             with contextlib.suppress(OSError):
                 config.unlink(missing_ok=True)
         return url

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 import secrets
 import time
+import urllib.request
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -15,6 +17,9 @@ import aiohttp
 from b24tunnel import form
 from b24tunnel.tunnel.finding import Answer, Finding, Headers, Request, judge
 from b24tunnel.unanswered import why_unanswered
+
+# It warns of proxies that it does not know, between the program's own lines.
+logging.getLogger("aiohttp.client").addHandler(logging.NullHandler())
 
 _SECONDS = 8.0
 _LONGEST_ANSWER = 64 * 1024
@@ -72,7 +77,7 @@ class Prober:
                 beginning = await _beginning(answer.content)
                 return Answer(answer.status, _pairs(answer.headers), beginning)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return why_unanswered(error, self._seconds)
+            return why_unanswered(error, self._seconds) + _by_proxy(url)
 
 
 class Unprobed:
@@ -113,6 +118,16 @@ async def _beginning(stream: aiohttp.StreamReader) -> bytes:
 
 def _pairs(headers: Mapping[str, str]) -> Headers:
     return tuple(headers.items())
+
+
+def _by_proxy(url: str) -> str:
+    """That a proxy of the environment was asked, which may be what is wrong; without its user."""
+    scheme = urlsplit(url).scheme
+    proxy = urllib.request.getproxies().get(scheme)
+    host = urlsplit(url).hostname or ""
+    if _is_here(url) or not proxy or urllib.request.proxy_bypass(host):
+        return ""
+    return f"; {scheme}_proxy of the environment names the proxy {proxy.rpartition('@')[2][:100]}"
 
 
 def _is_here(url: str) -> bool:

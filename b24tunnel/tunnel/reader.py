@@ -133,7 +133,11 @@ def normalised(text: str, scheme: str = "https") -> str | None:
     port = "" if match[3] is None or int(match[3]) == {"http": 80, "https": 443}[scheme] else f":{int(match[3])}"
     if match[3] is not None and not 0 < int(match[3]) < 65536:
         return None
-    return f"{scheme}://{match[2].lower().rstrip('.')}{port}{(match[4] or '').rstrip('/')}"
+    url = f"{scheme}://{match[2].lower().rstrip('.')}{port}{(match[4] or '').rstrip('/')}"
+    try:
+        return url if urlsplit(url).hostname else None
+    except ValueError:  # brackets around what is no address of IPv6
+        return None
 
 
 def _origin(url: str) -> str:

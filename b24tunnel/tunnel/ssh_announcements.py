@@ -48,7 +48,10 @@ def localhost_run_address(line: str) -> str | None:
 def serveo_address(line: str) -> str | None:
     """The address in "Forwarding HTTP traffic from https://…"; with an account it may be of any domain."""
     match = _SERVEO.fullmatch(line)
-    return match[1] if match and urlsplit(match[1]).hostname not in _SERVEO_PAGES else None
+    try:
+        return match[1] if match and urlsplit(match[1]).hostname not in _SERVEO_PAGES else None
+    except ValueError:  # brackets around what is no address of IPv6
+        return None
 
 
 def pinggy_address(line: str) -> str | None:
@@ -100,6 +103,6 @@ def _event(line: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,8 +43,9 @@ class Pace:
 
     ``settle``: for a fresh address to begin to work, ``settle_given`` for one of the user's own. ``patience``:
     until it is told that an opening takes its time. ``confirm``: pauses before a probe that failed is repeated,
-    the last of which decides. ``back_off``: pauses between openings. ``stay``: openings of the same provider in
-    a row before the next candidate has its turn. ``look``: between looks at the clock for a sleep of the machine.
+    the last of which decides. ``back_off``: pauses between rounds of openings; they begin anew after an address
+    has been up for ``steady``. ``stay``: rounds in which only the candidate that was lost has its turn.
+    ``look``: between looks at the clock for a sleep of the machine.
     """
 
     settle: float = 25.0
@@ -52,6 +53,7 @@ class Pace:
     patience: float = 3.0
     confirm: tuple[float, ...] = (2.0,)
     back_off: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+    steady: float = 60.0
     stay: int = 5
     look: float = 5.0
 
@@ -106,6 +108,9 @@ class Supervisor:
         self._port = 0
         self._ahead = 0.0
         self._last: Finding | None = None
+        self._came_up = 0.0  # on the event loop's clock, as the next ones are
+        self._rests_until: dict[int, float] = {}
+        self._rounds = 0
 
     @property
     def tunnel(self) -> Tunnel:
@@ -208,48 +213,88 @@ class Supervisor:
         return finding
 
     async def _reopened(self, reason: str) -> str:
-        """Open again, however long it takes; the address then."""
+        """Open again, however long it takes; the address then.
+
+        The candidate that was lost goes first in each round, so that an outage of this machine's own network does
+        not end with another address.
+        """
         assert self.state is not None
         was_up = self.state.up
         seen = self.state.seen_at or self.state.since
         self._down(reason)
-        attempts = 0
+        former = self._turn
+        named: set[int] = {former}
         told = reason
+        loop = asyncio.get_running_loop()
+        # One that is lost as soon as it is up is not opened without a pause.
+        rounds = self._rounds + 1 if loop.time() - self._came_up < self._pace.steady else 0
+        alone = 0
+        others_too = False
         while True:
-            pause = self._pace.back_off[min(attempts, len(self._pace.back_off) - 1)] * random.uniform(0.8, 1.2)
-            tunnel = self.tunnel
-            permanent = False
-            await tunnel.close()
-            try:
-                url = await tunnel.open(self._port, self._say)
-                finding = await self._settled(url)
-                if finding.works:
-                    break
-                failure = f"{finding.message}."
-            except TunnelFailed as error:
-                failure = str(error)
-                permanent = error.permanent
-                pause = max(pause, error.pause)
-            if failure != told:
-                self._trouble(f"Tunnel {tunnel.name} is still down: {failure}")
-                self._set(reason=failure)
-                told = failure
-            attempts += 1
-            if len(self._candidates) > 1 and (permanent or attempts % self._pace.stay == 0):
-                await tunnel.close()
-                self._turn = (self._turn + 1) % len(self._candidates)
-                self._say(f"Tunnel {self.tunnel.name} is tried in place of {tunnel.name}.")
-            await self._pause(pause)
-        self._up(url, finding)
-        if was_up:
-            gap = _duration(self._clock() - seen.timestamp())
-            self._say(
-                f"Tunnel {self.tunnel.name} is up again, {gap} after it was last seen to work: what Bitrix24 sent "
-                "meanwhile may be lost, for it does not send again."
-            )
-        else:
+            others_too = others_too or alone == self._pace.stay
+            await self._rest(rounds, range(len(self._candidates)) if others_too else (former,))
+            turns = [former]
+            if others_too:
+                turns += self._others(former)
+            for turn in turns:
+                if self._rests_until.get(turn, 0.0) > loop.time():
+                    continue
+                await self._take_turn(turn, former, named)
+                result = await self._try_to_open()
+                if isinstance(result, tuple):
+                    self._rounds = rounds
+                    self._up(*result)
+                    self._tell_up(was_up, seen)
+                    return result[0]
+                if str(result) != told:
+                    told = str(result)
+                    self._trouble(f"Tunnel {self.tunnel.name} is still down: {told}")
+                    self._set(reason=told)
+                if turn == former and not others_too and (result.permanent or result.pause):
+                    others_too = True
+                    turns += self._others(former)
+            rounds += 1
+            alone += 1
+
+    def _others(self, former: int) -> list[int]:
+        return [turn for turn in range(len(self._candidates)) if turn != former]
+
+    async def _rest(self, rounds: int, turns: Iterable[int]) -> None:
+        """Pause before a round, the longer the more there were, and until one of these may be tried again."""
+        loop = asyncio.get_running_loop()
+        pause = 0.0
+        if rounds:
+            pause = self._pace.back_off[min(rounds, len(self._pace.back_off)) - 1] * random.uniform(0.8, 1.2)
+        await self._pause(max(pause, min(self._rests_until.get(turn, 0.0) for turn in turns) - loop.time()))
+
+    async def _take_turn(self, turn: int, former: int, named: set[int]) -> None:
+        await self.tunnel.close()
+        self._turn = turn
+        if turn not in named:
+            named.add(turn)
+            self._say(f"Tunnel {self.tunnel.name} is tried in place of {self._candidates[former].tunnel.name}.")
+
+    async def _try_to_open(self) -> tuple[str, Finding] | TunnelFailed:
+        """An address that works and what the probe found, or why there is none."""
+        try:
+            url = await self.tunnel.open(self._port, self._say)
+            finding = await self._settled(url)
+        except TunnelFailed as failure:
+            self._rests_until[self._turn] = asyncio.get_running_loop().time() + failure.pause
+            return failure
+        if finding.works:
+            return url, finding
+        return TunnelFailed(f"{finding.message}.")
+
+    def _tell_up(self, was_up: bool, seen: datetime) -> None:
+        if not was_up:
             self._say("The address leads here now.")
-        return url
+            return
+        gap = _duration(self._clock() - seen.timestamp())
+        self._say(
+            f"Tunnel {self.tunnel.name} is up again, {gap} after it was last seen to work: what Bitrix24 sent "
+            "meanwhile may be lost, for it does not send again."
+        )
 
     async def _settled(self, url: str) -> Finding:
         """What a probe finds once a fresh address has begun to work, or when that takes too long."""
@@ -302,6 +347,8 @@ class Supervisor:
             timer.cancel()
 
     def _up(self, url: str | None, finding: Finding) -> None:
+        if self.state is None or not self.state.up:
+            self._came_up = asyncio.get_running_loop().time()
         seen = None if finding.latency_ms is None else self._now()
         self._set(url=url, up=True, seen_at=seen, latency_ms=finding.latency_ms, reason=None)
 
