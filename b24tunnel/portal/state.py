@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import ipaddress
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 import platformdirs
 from tinydb import TinyDB, where
@@ -28,6 +26,7 @@ from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.portal import process
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.portal.storage import AtomicStorage, StateDamaged
+from b24tunnel.this_machine import leads_to_this_machine
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _SECRETS = ("client_secret", "access_token", "refresh_token", "application_token")
@@ -83,11 +82,7 @@ class Portal:
     @property
     def on_this_machine(self) -> bool:
         """Whether its host is this machine itself, as a sandbox's is."""
-        try:
-            host = urlsplit(self.client_endpoint).hostname or ""
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return leads_to_this_machine(self.client_endpoint)
 
     def __repr__(self) -> str:
         # The endpoint is left out too: people paste webhook addresses there, which end in a secret.

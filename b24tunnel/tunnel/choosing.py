@@ -102,12 +102,12 @@ class Known:
 def survey(settings: ProjectSettings, home: Path) -> list[Known]:
     """Every provider, the user's own last."""
     choice = _Choice(Wish(), settings, home)
-    tried = [name for name in choice.automatic_names() if choice.lacks(name) is None]
+    lacks = {name: choice.lacks(name) for name in provider_names(settings) if name != "auto"}
+    tried = [name for name in choice.automatic_names() if lacks[name] is None]
     own = Facts("its program, from the settings", "unknown", "unknown", "")
     return [
-        Known(name, FACTS.get(name, own), choice.lacks(name), tried.index(name) + 1 if name in tried else None)
-        for name in provider_names(settings)
-        if name != "auto"
+        Known(name, FACTS.get(name, own), lacking, tried.index(name) + 1 if name in tried else None)
+        for name, lacking in lacks.items()
     ]
 
 

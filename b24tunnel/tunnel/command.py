@@ -11,6 +11,7 @@ from pathlib import Path
 
 from b24tunnel.errors import WrongUsage
 from b24tunnel.redact import MASK, Masker
+from b24tunnel.this_machine import leads_to_this_machine
 from b24tunnel.tunnel.child import Child
 from b24tunnel.tunnel.command_settings import CommandSettings, PresetSettings
 from b24tunnel.tunnel.preset import OPTIONS, Invocation, Preset
@@ -98,7 +99,7 @@ class CommandTunnel:
             raise
         if not self._reader.granted:
             say(f"{self.name} was asked for the name {self._settings.domain}, and has not given it but {url}.")
-        if url.startswith("http:") and not _is_here(url):
+        if url.startswith("http:") and not leads_to_this_machine(url):
             say(f"{url} is plain http: what is sent to it can be read on its way.")
         return url
 
@@ -247,10 +248,6 @@ def _secrets(environment: dict[str, str], arguments: Sequence[str]) -> Iterator[
         name, equals, value = argument.partition("=")
         if name.startswith("-") and _SECRET_NAME.search(name):
             yield from (value,) if equals else arguments[place + 1 : place + 2]
-
-
-def _is_here(url: str) -> bool:
-    return re.match(r"http://(?:localhost|127\.[\d.]+|\[::1\])(?:[:/]|$)", url) is not None
 
 
 def _ignore(_: str) -> None:

@@ -24,6 +24,8 @@ _OWN = "where your server is reached"
 _LINES = "its documented lines, read from a stand-in program"
 _SSH = "a stand-in SSH server that speaks its lines"
 
+# Sources on use from Russia: tuna 2024-07 to 2026-10, CloudPub 2026-06, xTunnel 2026-05, Tailscale (its control
+# servers were blocked at times) 2024-10 to 2025-08, ngrok 2025-07 to 2026-08, Cloudflare 2025-04 to 2026-09.
 FACTS: dict[str, Facts] = {
     "ngrok": Facts(
         "an account: NGROK_AUTHTOKEN",

@@ -64,8 +64,7 @@ class Preset:
     was asked for. ``seconds``: how long it may take until the address comes. ``silence``: what it means if nothing
     comes at all. ``setup``: how to get the program usable.
 
-    ``automatic``: whether it may be tried unasked once it is installed. ``russia``: what dated sources say of its
-    use there, if any do.
+    ``automatic``: whether it may be tried unasked once it is installed.
     """
 
     name: str
@@ -90,7 +89,6 @@ class Preset:
     silence: str = ""
     unheard: str = "try again, or take another tunnel"
     automatic: bool = False
-    russia: str = ""
 
     @property
     def binaries(self) -> tuple[str, ...]:

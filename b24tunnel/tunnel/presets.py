@@ -31,7 +31,6 @@ _TUNA = Preset(
     forbidden={"--token": "put the token into the environment variable TUNA_TOKEN"},
     setup="install tuna from https://tuna.am and log in with 'tuna login'",
     automatic=True,
-    russia="made for it, with a node in Moscow (sources of 2024-07 to 2026-10)",
 )
 
 _CLOUDPUB = Preset(
@@ -52,7 +51,6 @@ _CLOUDPUB = Preset(
     notes=(Note(r"Ошибка сети|Network error", "CloudPub has trouble with the network and goes on trying."),),
     setup="install clo from https://cloudpub.ru and log in with 'clo login'",
     automatic=True,
-    russia="a Russian service (source of 2026-06)",
 )
 
 _XTUNNEL = Preset(
@@ -62,7 +60,6 @@ _XTUNNEL = Preset(
     forbidden={"--license": "register the key once with 'xtunnel register'"},
     setup="install xtunnel from https://xtunnel.ru and register your key once with 'xtunnel register'",
     automatic=True,
-    russia="a Russian service (source of 2026-05)",
 )
 
 _ZROK_SHARE = ("share", "public", "localhost:{port}", "--headless")
@@ -196,7 +193,6 @@ _TAILSCALE = Preset(
     setup="install Tailscale from https://tailscale.com, log in with 'tailscale up', and enable Funnel",
     # It would publish a machine of the user's own network, unasked.
     automatic=False,
-    russia="unreliable: its control servers were blocked at times (sources of 2024-10 to 2025-08)",
 )
 
 _DEVTUNNEL = Preset(

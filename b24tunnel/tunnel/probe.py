@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import secrets
 import time
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from b24tunnel import form
+from b24tunnel.this_machine import leads_to_this_machine
 from b24tunnel.tunnel.finding import Answer, Finding, Headers, Request, judge
 from b24tunnel.unanswered import why_unanswered
 
@@ -68,7 +68,7 @@ class Prober:
                 # A connection of its own and no cached names: what holds now, not a moment ago.
                 aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(force_close=True, use_dns_cache=False),
-                    trust_env=not _is_here(url),
+                    trust_env=not leads_to_this_machine(url),
                     cookie_jar=aiohttp.DummyCookieJar(),
                     skip_auto_headers=("Accept-Encoding",),
                 ) as client,
@@ -125,15 +125,6 @@ def _by_proxy(url: str) -> str:
     scheme = urlsplit(url).scheme
     proxy = urllib.request.getproxies().get(scheme)
     host = urlsplit(url).hostname or ""
-    if _is_here(url) or not proxy or urllib.request.proxy_bypass(host):
+    if leads_to_this_machine(url) or not proxy or urllib.request.proxy_bypass(host):
         return ""
     return f"; {scheme}_proxy of the environment names the proxy {proxy.rpartition('@')[2][:100]}"
-
-
-def _is_here(url: str) -> bool:
-    """Whether the host is this machine, which no proxy of the environment leads to."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
