@@ -98,14 +98,34 @@ class BoundedServer(web.Server):
             connection.transport.abort()
 
 
+def hung_up(request: web.BaseRequest) -> asyncio.Future[None]:
+    """Done once the connection of a request to a `BoundedServer` is no more; not to be cancelled."""
+    connection = request.protocol
+    assert isinstance(connection, _Connection), "a request of another server"
+    return connection.gone()
+
+
 class _Connection(web.RequestHandler):
     """aiohttp's, which by itself quotes in its answer what it could not read, and logs it with a traceback."""
 
-    __slots__ = ("_on_error",)
+    __slots__ = ("_gone", "_on_error")
 
     def __init__(self, server: BoundedServer, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._on_error = server.on_error
+        self._gone: asyncio.Future[None] | None = None
+
+    def gone(self) -> asyncio.Future[None]:
+        if self._gone is None:
+            self._gone = asyncio.get_running_loop().create_future()
+            if self.transport is None:
+                self._gone.set_result(None)
+        return self._gone
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
     def handle_error(
         self,

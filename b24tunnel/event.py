@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 from b24tunnel import form
@@ -77,6 +78,13 @@ class Event:
     def application_token(self) -> str | None:
         """``auth[application_token]``, the only proof of origin ("Secure event handlers"), or None."""
         return _text((self.auth or {}).get("application_token"))
+
+
+def code_is_one_of(code: str | None, patterns: Iterable[str]) -> bool:
+    """Whether a code is one of ``patterns``, codes or globs in any case; none is one of ``*`` alone."""
+    if code is None:
+        return "*" in patterns
+    return any(fnmatchcase(code.upper(), pattern.upper()) for pattern in patterns)
 
 
 def _merged(under: Any, over: Any) -> Any:

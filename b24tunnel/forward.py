@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -146,10 +147,12 @@ class Forwarder:
         *,
         concurrency: int = CONCURRENCY,
         first: Iterable[Recording] = (),
+        wants: Callable[[Recording], bool] = attrgetter("to_be_forwarded"),
         on_trouble: Callable[[str], None] = lambda message: None,
         on_note: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """``first`` are recordings of earlier sessions, handed over before this session's own.
+        """``first`` are recordings of earlier sessions, handed over before this session's own. What the handler
+        does not ``wants`` is passed over, which settles it.
 
         ``on_trouble`` gets one sentence when the handler cannot be connected to, and when an attempt could not be
         noted; ``on_note`` one when the handler takes events again.
@@ -160,6 +163,7 @@ class Forwarder:
         self._sender = sender
         self._concurrency = concurrency
         self._first = first
+        self._wants = wants
         self._on_trouble = on_trouble
         self._on_note = on_note
         self._slots = asyncio.Semaphore(concurrency)
@@ -200,6 +204,10 @@ class Forwarder:
                 await self._enqueue(record)
 
     async def _enqueue(self, recording: Recording) -> None:
+        if not self._wants(recording):
+            self.settled += 1
+            self._progress.set()
+            return
         await self._slots.acquire()
         self._taken += 1
         self._ready.put_nowait((self._taken, recording))

@@ -10,7 +10,10 @@ from b24tunnel.tunnel.supervisor import TunnelState
 
 @dataclass(frozen=True)
 class Ready:
-    """The address is up and bound; deliveries are recorded from now on."""
+    """The address is up and bound; deliveries are recorded from now on.
+
+    ``routes``: codes and globs with the URL of the handler that gets them beside ``forward``, which gets everything.
+    """
 
     session: int
     handler_url: str
@@ -20,6 +23,8 @@ class Ready:
     portal: str | None
     forward: str | None
     recordings: str
+    routes: tuple[tuple[tuple[str, ...], str], ...] = ()
+    pass_through: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,14 @@ class Bound:
     handler_url: str
     events: tuple[str, ...]
     portal: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The portal has confirmed an installation: its tokens and its application_token are stored."""
+
+    portal: str
+    code: str
 
 
 @dataclass(frozen=True)
@@ -93,4 +106,4 @@ class Stopped:
     tunnel: TunnelState | None = None
 
 
-Happening = Ready | TunnelProbed | Bound | Recorded | Attempted | Note | Trouble | Pending | Stopped
+Happening = Ready | TunnelProbed | Bound | Installed | Recorded | Attempted | Note | Trouble | Pending | Stopped

@@ -1,12 +1,13 @@
-"""The public listener: record the raw request, sync it, answer 200, and nothing else."""
+"""The public listener: what comes to the handler's path is recorded, synced and answered."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11
@@ -15,9 +16,14 @@ from b24tunnel.bodies import Bodies, BodyRefused
 from b24tunnel.connections import BoundedServer
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import JournalUnwritable, JournalWriter
-from b24tunnel.recording import Recording, decoded_headers
+from b24tunnel.origin import Origin
+from b24tunnel.recording import Attempt, Headers, Recording, RequestType, Verdict, decoded_headers
+from b24tunnel.request_type import request_type
 from b24tunnel.seldom import Seldom
-from b24tunnel.verdict import judge
+from b24tunnel.verdict import judge, judge_page
+
+if TYPE_CHECKING:
+    from b24tunnel.pass_through import PassThrough
 
 MAX_BODY = 32 * 1024 * 1024
 # A delivery by GET carries everything in its request line.
@@ -32,6 +38,20 @@ _ACCEPTED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 OnProbe = Callable[[str, str, Sequence[tuple[str, str]], bytes], bytes | None]
 
 
+# An OAuth return: its query gives the HTTP status and the page for the browser.
+OnReturn = Callable[[str], Awaitable[tuple[int, str]]]
+# The sender's address by a request's headers and its socket's peer.
+SenderAddress = Callable[[Headers, str | None], str | None]
+
+# Requests of a user's browser, or whose answer the portal reads: they want the application's own answer.
+_PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
+
+
+def _peer(headers: Headers, peer: str | None) -> str | None:
+    """For a receiver that is reached without a tunnel."""
+    return peer
+
+
 def _no_probes(nonce: str, method: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
     """For a receiver whose address nobody probes."""
 
@@ -39,9 +59,11 @@ def _no_probes(nonce: str, method: str, headers: Sequence[tuple[str, str]], body
 class Receiver:
     """A server that knows one path, ``/b24/SEGMENT``, and writes what comes there to the journal.
 
-    Below it, at ``/b24/SEGMENT/probe/NONCE``, it takes the probes of its own address, and records nothing. It
-    answers 200 with an empty body after the sync; 413 to a body over ``max_body`` bytes and 503 when the
-    record could not be written, both with a plain reason; 404 everywhere else, recording nothing.
+    Below it, at ``/b24/SEGMENT/probe/NONCE``, it takes the probes of its own address, and at
+    ``/b24/SEGMENT/oauth`` the return of a sign-in, and records neither. It answers 200 with an empty body after
+    the sync; 403 to what is not from the portal, which is recorded too; 413 to a body over ``max_body`` bytes and
+    503 when the record could not be written, all with a plain reason. Every other path is the application's, where
+    there is ``pass_through``; else it is answered 404 and not recorded.
     """
 
     def __init__(
@@ -51,12 +73,14 @@ class Receiver:
         *,
         max_body: int = MAX_BODY,
         portal: str | None = None,
-        application_token: str | None = None,
+        origin: Origin | None = None,
+        sender_address: SenderAddress = _peer,
         on_probe: OnProbe = _no_probes,
+        on_return: OnReturn | None = None,
         on_trouble: Callable[[str], None] = lambda message: None,
         on_note: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """``application_token``, where the portal's is known, gives each delivery its verdict.
+        """``origin`` gives each delivery its verdict; without one all are unverified.
 
         ``on_trouble`` gets a sentence when deliveries could not be recorded, ``on_note`` one when requests that
         are none were rejected; many alike are told as a number, once a minute.
@@ -65,13 +89,17 @@ class Receiver:
         self.recorded = 0
         self.refused = 0  # deliveries that could not be recorded: Bitrix24 does not send them again
         self.rejected = 0  # requests that were no deliveries
+        self.mismatched = 0  # recorded, and not from the portal
         self.port = 0
+        self.pass_through: PassThrough | None = None
         self._path = self.path.encode()
         self._on_probe = on_probe
         self._writer = writer
         self._bodies = Bodies(max_body)
         self._portal = portal
-        self._application_token = application_token
+        self._origin = origin or Origin()
+        self._sender_address = sender_address
+        self._on_return = on_return
         self._on_trouble = on_trouble
         self._on_note = on_note
         self._seldom = Seldom(_SECONDS_BETWEEN_WORDS)
@@ -115,7 +143,7 @@ class Receiver:
         target = request.raw_path
         path = _path_of(target)
         if not hmac.compare_digest(path.encode("utf-8", "replace"), self._path) or request.method == "CONNECT":
-            return await self._answer_probe(request, path)
+            return await self._answer_elsewhere(request, path)
         body = self._bodies.at_once(request)
         if body is not None:
             return await self._record(request, target, body)
@@ -126,7 +154,46 @@ class Receiver:
             return self._refuse_body(refusal)
 
     async def _record(self, request: web.BaseRequest, target: str, body: bytes) -> web.StreamResponse:
-        code, verdict = judge(target, body, self._application_token)
+        recording = await self._recorded(request, target, body, None)
+        if isinstance(recording, web.Response):
+            return recording
+        if recording.type in _PAGES:
+            self._seldom.say(
+                "page",
+                f"{recording.id} asks for a page ({recording.type}) at the handler's address, which has none: "
+                "give the portal your application's own path there, and start with --pass-through.",
+                "Requests for pages came to the handler's address: {count} more within a minute.",
+                self._on_trouble,
+            )
+        if request.version == HttpVersion11 and request.keep_alive:
+            return _ACKNOWLEDGED
+        return web.Response(headers=_NAMELESS)
+
+    async def record(self, request: web.BaseRequest, body: bytes, type: RequestType) -> Recording | web.Response:
+        """The recording of a request that is passed through, once it is on disk, or the answer that refuses it."""
+        return await self._recorded(request, request.raw_path, body, type)
+
+    async def attempted(self, attempt: Attempt) -> None:
+        """Note the application's own answer to what was passed through."""
+        try:
+            await self._writer.append(attempt)
+        except JournalUnwritable as error:
+            self._on_trouble(f"An attempt with {attempt.recording} could not be noted. {error}")
+
+    async def _recorded(
+        self, request: web.BaseRequest, target: str, body: bytes, passed_through: RequestType | None
+    ) -> Recording | web.Response:
+        headers = decoded_headers(request.raw_headers)
+        code, verdict = judge(target, body, self._origin.application_token)
+        if code is not None and passed_through is None and code[:13].lower() != "onappsettings":
+            kind: RequestType = "event"
+        else:
+            kind = passed_through or request_type(target, headers, body)
+        if kind in _PAGES:
+            verdict = judge_page(target, body, self._origin.application_token)
+        sender = self._sender_address(headers, request.remote)
+        if verdict == "mismatched" or self._origin.admits is not None:
+            verdict = await self._second_look(verdict, code, kind, headers, sender, target, body)
         version = request.version
         recording = Recording(
             id=self._writer.next_id(),
@@ -135,11 +202,13 @@ class Receiver:
             method=request.method,
             target=target,
             http_version=f"{version.major}.{version.minor}",
-            headers=decoded_headers(request.raw_headers),
+            headers=headers,
             body=body,
-            remote=request.remote,
+            remote=sender or request.remote,
             verdict=verdict,
             portal=self._portal,
+            type=kind,
+            passed_through=passed_through is not None,
         )
         try:
             await self._writer.append(recording)
@@ -153,12 +222,64 @@ class Receiver:
             )
             return _plain(503, "The delivery could not be written to disk, so it was not accepted.")
         self.recorded += 1
-        if version == HttpVersion11 and request.keep_alive:
-            return _ACKNOWLEDGED
-        return web.Response(headers=_NAMELESS)
+        if verdict == "mismatched":
+            self.mismatched += 1
+            return _plain(403, "This does not come from the portal, so it is not taken.")
+        if code is not None:
+            self._origin.learn(recording)
+        return recording
+
+    async def _second_look(
+        self,
+        verdict: Verdict,
+        code: str | None,
+        kind: RequestType,
+        headers: Headers,
+        sender: str | None,
+        target: str,
+        body: bytes,
+    ) -> Verdict:
+        """The verdict where the token is another one, or where the sender's address matters."""
+        admits = self._origin.admits
+        if admits is not None and kind not in _PAGES and not (sender and await admits(sender)):
+            address = sender or "an unknown address"
+            self._refuse_origin(f"{code or 'a request'} from {address}, which is none of Bitrix24's")
+            return "mismatched"
+        looked = await self._origin.second_look(verdict, code, target, body)
+        if looked == "mismatched":
+            self._refuse_origin(f"{code or 'a request'} without the portal's application_token")
+        return looked
+
+    def _refuse_origin(self, what: str) -> None:
+        self._seldom.say(
+            "origin",
+            f"Refused (403), recorded and not forwarded: {what}.",
+            "Refused (403), recorded and not forwarded: {count} more within a minute.",
+            self._on_trouble,
+        )
+
+    async def _answer_elsewhere(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Whatever is not for the handler."""
+        below = path.encode("utf-8", "replace")[: len(self._path) + 1]
+        if hmac.compare_digest(below, self._path + b"/") and request.method != "CONNECT":
+            if path == f"{self.path}/oauth":
+                return await self._answer_return(request)
+            return await self._answer_probe(request, path)
+        if self.pass_through is not None and request.method != "CONNECT":
+            return await self.pass_through.answer(request)
+        return self._nothing_here(request)
+
+    async def _answer_return(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The browser of who signs in comes back from the portal."""
+        if self._on_return is None or request.method != "GET":
+            return self._nothing_here(request)
+        status, page = await self._on_return(request.raw_path.partition("?")[2])
+        # The code is in its address, which must not go on to anybody.
+        headers = {**_NAMELESS, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+        return web.Response(status=status, text=page, content_type="text/html", headers=headers)
 
     async def _answer_probe(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Whatever is no delivery: a probe of our own address, or nothing of ours."""
+        """A probe of our own address, or nothing of ours."""
         above, _, nonce = path.rpartition("/")
         if not hmac.compare_digest(above.encode("utf-8", "replace"), self._path + b"/probe"):
             return self._nothing_here(request)

@@ -21,6 +21,7 @@ Headers = tuple[tuple[str, str], ...]
 Source = Literal["tunnel", "offline", "import", "trigger"]
 Verdict = Literal["verified", "unverified", "mismatched"]
 Cause = Literal["forward", "replay"]
+RequestType = Literal["event", "robot", "placement", "page", "settings", "other"]
 
 # What `Attempt.error` begins with when there was no connection: the handler has seen nothing of the delivery.
 UNREACHED = "cannot connect"
@@ -50,7 +51,8 @@ class Recording:
 
     ``headers`` keeps order and spelling; bytes in it that are no UTF-8 are surrogate escapes.
     ``received_at`` is aware UTC. ``target`` is the request target with its query. ``code`` is the event's code
-    as sent, or None for a delivery that is no event.
+    as sent, or None for a delivery that is no event. ``type`` is what Bitrix24 wants with the request; left out,
+    it is an event where there is a code. ``passed_through``: the application's own answer went back to its sender.
     """
 
     id: str
@@ -66,6 +68,17 @@ class Recording:
     verdict: Verdict = "unverified"
     portal: str | None = None
     name: str | None = None
+    type: RequestType = "event"
+    passed_through: bool = False
+
+    def __post_init__(self) -> None:
+        if self.code is None and self.type == "event":
+            object.__setattr__(self, "type", "other")
+
+    @property
+    def to_be_forwarded(self) -> bool:
+        """Whether a handler is to get it after its sender was answered: not what somebody else sent."""
+        return self.verdict != "mismatched" and not self.passed_through
 
     @property
     def event(self) -> Event:
@@ -109,6 +122,10 @@ class Recording:
         }
         if self.name is not None:
             record["name"] = self.name
+        if self.type != _plain_type(self.code):
+            record["type"] = self.type
+        if self.passed_through:
+            record["passed_through"] = True
         return record
 
     @classmethod
@@ -131,6 +148,8 @@ class Recording:
                 verdict=cast("Verdict", _str(record.get("verdict", "unverified"))),
                 portal=_optional(record.get("portal"), str),
                 name=_optional(record.get("name"), str),
+                type=cast("RequestType", _str(record.get("type", "event"))),
+                passed_through=bool(record.get("passed_through", False)),
             )
         except _WRONG_PART as error:
             raise UnreadableRecord(f"a recording with a wrong or missing part ({_named(error)})") from error
@@ -164,6 +183,10 @@ class Attempt:
     def delivered(self) -> bool:
         """The try is over and the handler was reached, whatever it made of it."""
         return self.error is None or not self.error.startswith((UNREACHED, INTERRUPTED))
+
+    def is_at(self, url: str) -> bool:
+        """Whether it was made at the handler with this URL, to which a delivery's own query is added."""
+        return self.target == url or self.target.startswith((f"{url}?", f"{url}&"))
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object of format version 1."""
@@ -207,16 +230,21 @@ class Attempt:
 
 @dataclass(frozen=True)
 class SessionStart:
-    """The first line of a session's file: when it began and where it forwards to (None: only records)."""
+    """The first line of a session's file: when it began and where it forwards to (None: only records).
+
+    ``routes`` are there where not every handler gets everything: a handler's URL with the codes and globs that it
+    gets; ``forward`` is then the first of these handlers.
+    """
 
     session: int
     started_at: datetime
     forward: str | None = None
     purpose: str = "listen"
+    routes: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object of format version 1."""
-        return {
+        record: dict[str, Any] = {
             "v": FORMAT_VERSION,
             "kind": "session",
             "session": self.session,
@@ -224,6 +252,9 @@ class SessionStart:
             "started_at": time_text(self.started_at),
             "forward": self.forward,
         }
+        if self.routes:
+            record["routes"] = [{"to": url, "events": list(events)} for url, events in self.routes]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SessionStart:
@@ -235,6 +266,10 @@ class SessionStart:
                 started_at=_time(record["started_at"]),
                 forward=_optional(record.get("forward"), str),
                 purpose=_str(record.get("purpose", "listen")),
+                routes=tuple(
+                    (_str(route["to"]), tuple(_str(event) for event in route["events"]))
+                    for route in record.get("routes", ())
+                ),
             )
         except _WRONG_PART as error:
             raise UnreadableRecord(f"a session's start with a wrong or missing part ({_named(error)})") from error
@@ -303,8 +338,15 @@ def _recording_text(recording: Recording) -> str:
         f'"http_version":{_quoted(recording.http_version)},"headers":[{headers}],{body}}},'
         f'"remote":{"null" if remote is None else _quoted(remote)},"source":{_quoted(recording.source)},'
         f'"verdict":{_quoted(recording.verdict)},"portal":{"null" if portal is None else _quoted(portal)}'
-        + ("}" if name is None else f',"name":{_quoted(name)}}}')
+        + ("" if name is None else f',"name":{_quoted(name)}')
+        + ("" if recording.type == _plain_type(code) else f',"type":{_quoted(recording.type)}')
+        + (',"passed_through":true}' if recording.passed_through else "}")
     )
+
+
+def _plain_type(code: str | None) -> RequestType:
+    """The type that goes without saying."""
+    return "other" if code is None else "event"
 
 
 def _json(value: Any) -> str:

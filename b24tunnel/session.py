@@ -5,38 +5,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from b24tunnel import forward as forwarding
 from b24tunnel.bound import BoundHandler
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
+from b24tunnel.handing_over import HandingOver
 from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import (
     Attempted,
     Happening,
     Note,
-    Pending,
     Ready,
     Recorded,
     Stopped,
     Trouble,
     TunnelProbed,
 )
+from b24tunnel.installations import Installations
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest, rest_unread
+from b24tunnel.origin import Origin
 from b24tunnel.portal import Portal, State
-from b24tunnel.portal.lock import FileLock
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
+from b24tunnel.routes import Route
+from b24tunnel.sender_address import sender_address
+from b24tunnel.senders import Senders
 from b24tunnel.tunnel.probe import Prober, Unprobed
 from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
 
-_SETTLE_SECONDS = 1.0
+if TYPE_CHECKING:
+    from b24tunnel.catching_up import CatchUp
+    from b24tunnel.portal.sign_in import SignIn
+
 _SHOW_SECONDS = 1.0
 
 
@@ -46,7 +53,9 @@ class Settings:
 
     ``tunnels``: those that may be tried, in this order. ``probe``: whether an address has to be seen to work.
     ``keep_bound``: whether the bindings stay when the session ends. ``resume``: whether to forward what earlier
-    sessions could not; None tells of it and waits for `resume`.
+    sessions could not; None tells of it and waits for `resume`. ``forward`` gets everything, and each of
+    ``routes`` what it wants. ``pass_through``: the application that every other path is carried to. ``catch_up``: whether
+    what happened meanwhile is taken from the portal's offline queue. ``senders``: who may deliver (None: anybody).
     """
 
     recordings: Path
@@ -59,12 +68,23 @@ class Settings:
     probe: bool = True
     pace: Pace = field(default_factory=Pace)
     forward: str | None = None
+    routes: tuple[Route, ...] = ()
+    pass_through: str | None = None
+    catch_up: bool = False
+    senders: Senders | None = None
+    sign_in: SignIn | None = None
     resume: bool | None = None
     host: str = "127.0.0.1"
     port: int = 0
     concurrency: int = forwarding.CONCURRENCY
     timeout: float = forwarding.TIMEOUT
     max_body: int = MAX_BODY
+
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        """Every handler with what it gets."""
+        everything = () if self.forward is None else (Route(("*",), self.forward),)
+        return everything + self.routes
 
 
 async def _always() -> None:
@@ -90,16 +110,13 @@ class Session:
         self._answered = 0
         self._failed = 0
         self._recorded = 0
+        self._caught_up = 0
         self._ready = False
         self._handler_url = ""
         self._bound: BoundHandler | None = None
         self._tunnel: TunnelState | None = None
-        self._pending = False
-        self._resumed = 0
-        self._forwarder: forwarding.Forwarder | None = None
-        self._resume = asyncio.Event()
-        if settings.resume:
-            self._resume.set()
+        self._handing_over: HandingOver | None = None
+        self._gap_is_over = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set, then unbind, close and emit `Stopped`.
@@ -129,7 +146,8 @@ class Session:
 
     def resume(self) -> None:
         """Forward now what `Pending` told of."""
-        self._resume.set()
+        if self._handing_over is not None:
+            self._handing_over.resume()
 
     def tell_tunnel(self) -> None:
         """Emit how the public address is now, for a person to see."""
@@ -139,32 +157,31 @@ class Session:
     async def _run(self, stop: asyncio.Event) -> None:
         settings = self._settings
         check_reachable(settings)
-        if settings.forward is not None:
-            forwarding.check_handler_url(settings.forward)
+        routes = settings.all_routes
+        for route in routes:
+            forwarding.check_handler_url(route.to)
+        state = settings.state or State.open()
         journal = Journal.open(settings.recordings)
         for torn in journal.torn:
             self._emit(Trouble(str(torn)))
-        handing_over = FileLock(journal.directory / "resume.lock")
         async with AsyncExitStack() as stack:
+            handing_over = self._handing_over = HandingOver(
+                routes,
+                journal,
+                self._emit,
+                # What a run that was killed had caught up was never handed over either.
+                resume=True if settings.catch_up and settings.resume is None else settings.resume,
+                timeout=settings.timeout,
+                concurrency=settings.concurrency,
+            )
             stack.callback(handing_over.release)
-            await self._find_pending(journal)
-            writer = JournalWriter(settings.recordings, forward=settings.forward)
+            await handing_over.find_pending()
+            writer = JournalWriter(settings.recordings, **handing_over.in_journal)
             stack.push_async_callback(self._close_journal, writer)
             segment = handler_segment(settings.recordings)
             prober = Prober(f"/b24/{segment}")
-            receiver = Receiver(
-                writer,
-                segment,
-                max_body=settings.max_body,
-                portal=settings.portal.name if settings.portal else None,
-                application_token=settings.portal.application_token or None if settings.portal else None,
-                on_probe=prober.arrived,
-                on_trouble=self._trouble,
-                on_note=self._note,
-            )
-            port = await receiver.start(settings.host, settings.port)
-            stack.push_async_callback(receiver.stop)
-            check_no_loop(settings.forward, port)
+            origin = self._origin(state)
+            stack.push_async_callback(origin.close)
             supervisor = Supervisor(
                 settings.tunnels,
                 prober if settings.probe else Unprobed(),
@@ -173,19 +190,59 @@ class Session:
                 on_state=self._tell_tunnel,
                 pace=settings.pace,
             )
+            receiver = Receiver(
+                writer,
+                segment,
+                max_body=settings.max_body,
+                portal=settings.portal.name if settings.portal else None,
+                origin=origin,
+                sender_address=lambda headers, peer: sender_address(headers, peer, supervisor.tunnel.name),
+                on_probe=prober.arrived,
+                on_return=settings.sign_in.take if settings.sign_in else None,
+                on_trouble=self._trouble,
+                on_note=self._note,
+            )
+            if settings.pass_through is not None:
+                from b24tunnel.pass_through import PassThrough
+
+                receiver.pass_through = await stack.enter_async_context(
+                    PassThrough(
+                        settings.pass_through,
+                        max_body=settings.max_body,
+                        recorder=receiver,
+                        on_trouble=self._trouble,
+                    )
+                )
+            if settings.senders is not None:
+                await settings.senders.start()
+                stack.push_async_callback(settings.senders.stop)
+            port = await receiver.start(settings.host, settings.port)
+            stack.push_async_callback(receiver.stop)
+            for address, option in [(route.to, "--forward") for route in routes] + [
+                (settings.pass_through, "--pass-through")
+            ]:
+                check_no_loop(address, port, option)
             stack.push_async_callback(supervisor.close)  # also of one that was cancelled while it opened
             handler_url = await supervisor.open(port, unproven=not self._binds) + receiver.path
             running = [await stack.enter_async_context(self._watching(writer, receiver))]
-            if settings.forward is not None:
-                forwarding_it = self._forwarding(settings.forward, writer, receiver, journal, handing_over)
-                running.append(await stack.enter_async_context(forwarding_it))
+            handed = handing_over.running(writer, receiver.stop, lambda: receiver.recorded + self._caught_up)
+            running += await stack.enter_async_context(handed)
             if settings.portal is not None and settings.bind:
-                state = settings.state or State.open()
                 self._bound = BoundHandler(
                     settings.portal, state, self._emit, back_off=settings.pace.back_off, keep=settings.keep_bound
                 )
                 await stack.enter_async_context(self._bound.to(handler_url, settings.events))
                 running.append(await stack.enter_async_context(_going_on(self._bound.follow())))
+                if settings.catch_up:
+                    from b24tunnel.catching_up import CatchUp
+
+                    catch_up = CatchUp(
+                        settings.portal, state, settings.events, writer, journal, self._emit, target=receiver.path
+                    )
+                    await catch_up.prepare()
+                    await self._drain(catch_up)
+                    running.append(await stack.enter_async_context(_going_on(self._catching_up(catch_up))))
+            handing_over.begin()
             watching_it = supervisor.watch(lambda url: self._moved(url + receiver.path))
             running.append(await stack.enter_async_context(_going_on(watching_it)))
             self._handler_url = handler_url
@@ -199,6 +256,8 @@ class Session:
                     events=settings.events,
                     portal=settings.portal.name if settings.portal else None,
                     forward=settings.forward,
+                    routes=tuple((route.events, route.to) for route in settings.routes),
+                    pass_through=settings.pass_through,
                     recordings=str(settings.recordings),
                 )
             )
@@ -221,6 +280,33 @@ class Session:
     def _binds(self) -> bool:
         return self._settings.portal is not None and self._settings.bind
 
+    def _origin(self, state: State) -> Origin:
+        """Who may deliver."""
+        settings = self._settings
+        admits = settings.senders.admits if settings.senders else None
+        if settings.portal is None:
+            return Origin(admits=admits)
+        installations = Installations(settings.portal, state, self._emit)
+        token = settings.portal.application_token or None
+        return Origin(token, confirm=installations.confirm, admits=admits)
+
+    async def _catching_up(self, catch_up: CatchUp) -> None:
+        """After each gap, take what happened meanwhile."""
+        while True:
+            await self._gap_is_over.wait()
+            self._gap_is_over.clear()
+            await self._drain(catch_up)
+
+    async def _drain(self, catch_up: CatchUp) -> None:
+        try:
+            count = await catch_up.drain()
+        except UserError as error:
+            self._emit(Trouble(f"What happened meanwhile could not be taken from the offline queue: {error}"))
+            return
+        self._caught_up += count
+        if count:
+            self._emit(Note(f"Caught up: {count} recordings from the offline queue."))
+
     def _note(self, message: str) -> None:
         self._emit(Note(message))
 
@@ -233,7 +319,8 @@ class Session:
             self._emit(TunnelProbed(state))
 
     def _moved(self, handler_url: str) -> None:
-        """The address may be another one now."""
+        """There was a gap, and the address may be another one now."""
+        self._gap_is_over.set()
         if handler_url == self._handler_url:
             return
         self._handler_url = handler_url
@@ -243,67 +330,6 @@ class Session:
             self._emit(
                 Trouble(f"The address is another one now, to be pasted in place of the former: {handler_url}")
             )
-
-    async def _find_pending(self, journal: Journal) -> None:
-        """Tell what earlier sessions left to be forwarded."""
-        if self._settings.forward is None or self._settings.resume is False:
-            return
-        if ids := await asyncio.to_thread(journal.pending):
-            self._pending = True
-            if not self._resume.is_set():
-                self._emit(Pending(tuple(ids), False))
-
-    async def _take_pending(self, journal: Journal, handing_over: FileLock) -> tuple[str, ...]:
-        """What is to be handed over now, once; one session at a time does, until it ends."""
-        if not self._pending:
-            return ()
-        self._pending = False
-        if not handing_over.try_acquire():
-            self._emit(Note("Another session is handing over what earlier ones left."))
-            return ()
-        ids = tuple(await asyncio.to_thread(journal.pending))  # again: another may just have handed them over
-        if ids:
-            self._emit(Pending(ids, True))
-        self._resumed = len(ids)
-        return ids
-
-    @asynccontextmanager
-    async def _forwarding(
-        self, url: str, writer: JournalWriter, receiver: Receiver, journal: Journal, handing_over: FileLock
-    ) -> AsyncIterator[asyncio.Task[None]]:
-        settings = self._settings
-        first: Iterable[Recording] = ()
-        if self._resume.is_set():
-            first = journal.these(await self._take_pending(journal, handing_over))
-        async with forwarding.Sender(
-            url, cause="forward", timeout=settings.timeout, concurrency=settings.concurrency
-        ) as sender:
-            forwarder = self._forwarder = forwarding.Forwarder(
-                writer,
-                sender,
-                concurrency=settings.concurrency,
-                first=first,
-                on_trouble=self._trouble,
-                on_note=self._note,
-            )
-            task = asyncio.create_task(forwarder.run())
-            later = asyncio.create_task(self._hand_over_when_asked(journal, handing_over, forwarder))
-            try:
-                yield task
-            finally:
-                # Those who answer at once still get theirs; a handler that is slow or away waits for next time.
-                await receiver.stop()
-                settled = asyncio.create_task(forwarder.settled_at_least(receiver.recorded + self._resumed))
-                await asyncio.wait((settled, task), timeout=_SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for ending in (settled, later, task):
-                    ending.cancel()
-                await asyncio.gather(settled, later, task, return_exceptions=True)
-
-    async def _hand_over_when_asked(
-        self, journal: Journal, handing_over: FileLock, forwarder: forwarding.Forwarder
-    ) -> None:
-        await self._resume.wait()
-        await forwarder.hand_over(journal.these(await self._take_pending(journal, handing_over)))
 
     @asynccontextmanager
     async def _watching(self, writer: JournalWriter, receiver: Receiver) -> AsyncIterator[asyncio.Task[None]]:
@@ -365,9 +391,7 @@ class Session:
 
     def _still_pending(self) -> int:
         """How many recordings, of this session and the resumed ones, were to be forwarded and are not settled."""
-        if self._forwarder is None:
-            return 0
-        return max(0, self._recorded + self._resumed - self._forwarder.settled)
+        return 0 if self._handing_over is None else self._handing_over.still_pending(self._recorded)
 
     async def _close_journal(self, writer: JournalWriter) -> None:
         try:
@@ -388,13 +412,13 @@ def check_reachable(settings: Settings) -> None:
         )
 
 
-def check_no_loop(forward: str | None, port: int) -> None:
-    """Raise `WrongUsage` where recordings would be forwarded to the receiver itself, over and over."""
-    if forward is None:
+def check_no_loop(address: str | None, port: int, option: str = "--forward") -> None:
+    """Raise `WrongUsage` where requests would be carried to the receiver itself, over and over."""
+    if address is None:
         return
-    parts = urlsplit(forward)
+    parts = urlsplit(address)
     if parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port == port:
-        raise WrongUsage(f"--forward leads to the receiver's own port {port}: give your handler's address.")
+        raise WrongUsage(f"{option} leads to the receiver's own port {port}: give your application's address.")
 
 
 def _user_error_behind(error: BaseException) -> UserError | None:

@@ -29,18 +29,36 @@ def judge(target: str, body: bytes, application_token: str | None) -> tuple[str 
     """The event's code (None: no event), and the verdict on the delivery ("Secure event handlers").
 
     ``target`` is the request target with its query. ``application_token`` is the portal's, None where it is not
-    known. A delivery of more pairs than any event has is not looked into, nor are codes and tokens of any length.
+    known: then nothing can be held against it. A delivery of more pairs than any event has is not looked into, nor
+    are codes and tokens of any length: these prove nothing.
     """
     query = target.partition("?")[2]
+    unproven: Verdict = "unverified" if application_token is None else "mismatched"
     if body.count(b"&") + query.count("&") > _MOST_PAIRS:
-        return None, "unverified"
+        return None, unproven
     code, token = _code_and_token(query, body)
     if code is not None and len(code) > _LONGEST_CODE:
         code = None
     if application_token is None or token is None:
-        return code, "unverified"
-    same = hmac.compare_digest(_octets(token), _octets(application_token))
-    return code, "verified" if same else "mismatched"
+        return code, unproven
+    return code, "verified" if _same(token, application_token) else "mismatched"
+
+
+def judge_page(target: str, body: bytes, application_token: str | None) -> Verdict:
+    """The verdict on a request of a user's browser for a page of the application ("Widgets": what is passed).
+
+    Portals of some years ago pass no APPLICATION_TOKEN, so a page without one is only unverified.
+    """
+    query = _octets(target.partition("?")[2])
+    if application_token is None or body.count(b"&") + query.count(b"&") > _MOST_PAIRS:
+        return "unverified"
+    try:
+        token = Event.from_request(target, body).fields.get("APPLICATION_TOKEN")
+    except FormError:
+        return "unverified"
+    if not isinstance(token, str):
+        return "unverified"
+    return "verified" if _same(token, application_token) else "mismatched"
 
 
 def _code_and_token(query: str, body: bytes) -> tuple[str | None, str | None]:
@@ -73,6 +91,10 @@ def _plain(pairs: list[bytes]) -> tuple[str, str] | None:
         if code.isalnum() and token.isalnum():  # of bytes: ASCII letters and digits
             return code.decode("ascii"), token.decode("ascii")
     return None
+
+
+def _same(token: str, known: str) -> bool:
+    return hmac.compare_digest(_octets(token), _octets(known))
 
 
 def _octets(text: str) -> bytes:

@@ -260,15 +260,15 @@ class TestBesideOthers:
     def test_one_prune_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(tmp_path, 1, recording("1-1"), recording("1-2"))
         inside, may_go_on = threading.Event(), threading.Event()
-        original = prune_module.waiting_sessions
+        original = prune_module.Owed
 
-        def held(scan: Any) -> Any:
+        def held(*given: Any) -> Any:
             inside.set()
             assert may_go_on.wait(20)
-            return original(scan)
+            return original(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(prune_module, "waiting_sessions", held)
+            patch.setattr(prune_module, "Owed", held)
             first = threading.Thread(target=pruned, args=(tmp_path,), kwargs={"keep": 1})
             first.start()
             assert inside.wait(20)

@@ -18,6 +18,7 @@ from raw_cases import RAW_CASES, RawCase
 from b24tunnel import bodies, form
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import Journal, JournalWriter
+from b24tunnel.origin import Origin
 from b24tunnel.receiver import Receiver
 from b24tunnel.recording import Recording
 
@@ -247,17 +248,17 @@ class TestVerdicts:
             (TOKEN, f"event=A&auth[application_token]={TOKEN[:-1]}", "mismatched"),
             (TOKEN, "event=A&auth[application_token]=", "mismatched"),
             (TOKEN, "event=A&auth[application_token]=%FF", "mismatched"),
-            (TOKEN, "event=A", "unverified"),
-            (TOKEN, "event=A&auth[application_token][]=x", "unverified"),
-            (TOKEN, f"event=A&application_token={TOKEN}", "unverified"),
+            (TOKEN, "event=A", "mismatched"),
+            (TOKEN, "event=A&auth[application_token][]=x", "mismatched"),
+            (TOKEN, f"event=A&application_token={TOKEN}", "mismatched"),
             (None, f"event=A&auth[application_token]={TOKEN}", "unverified"),
         ],
     )
     async def test_the_application_token_proves_the_origin(
         self, start: Callable[..., Any], known: str | None, body: str, verdict: str
     ) -> None:
-        place = await start(application_token=known)
-        assert (await place.post(body.encode())).status == 200
+        place = await start(origin=Origin(known))
+        assert (await place.post(body.encode())).status == (403 if verdict == "mismatched" else 200)
         assert [(one.verdict, one.code) for one in place.recordings()] == [(verdict, "A")]
 
     async def test_a_body_beyond_the_codecs_bound_is_kept_unjudged(

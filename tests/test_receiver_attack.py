@@ -18,6 +18,7 @@ from receiving import DEADLINE, PATH, SEGMENT, Place, post, receiving, request
 from b24tunnel import bodies, forward
 from b24tunnel.event import Event
 from b24tunnel.journal import writer
+from b24tunnel.origin import Origin
 from b24tunnel.recording import Recording
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -36,7 +37,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 @pytest.fixture
 async def knowing(tmp_path: Path) -> AsyncIterator[Place]:
     """A receiver that knows the portal's token."""
-    async with receiving(tmp_path, application_token=TOKEN, portal="mine") as started:
+    async with receiving(tmp_path, origin=Origin(TOKEN), portal="mine") as started:
         yield started
 
 
@@ -417,13 +418,13 @@ class TestTokens:
     @pytest.mark.parametrize(
         ("target", "body", "verdict"),
         [
-            (PATH, "auth[application_token][x]={}", "unverified"),
-            (PATH, "auth[application_token][]={}&auth[application_token][]={}", "unverified"),
-            (PATH, "auth[application_token]={}&auth[application_token][]={}", "unverified"),
-            (PATH, "auth={}", "unverified"),
-            (PATH, "auth[APPLICATION_TOKEN]={}", "unverified"),
-            (PATH, "auth[application_token ]={}", "unverified"),
-            (PATH, "auth[application_token]={}&auth=x", "unverified"),
+            (PATH, "auth[application_token][x]={}", "mismatched"),
+            (PATH, "auth[application_token][]={}&auth[application_token][]={}", "mismatched"),
+            (PATH, "auth[application_token]={}&auth[application_token][]={}", "mismatched"),
+            (PATH, "auth={}", "mismatched"),
+            (PATH, "auth[APPLICATION_TOKEN]={}", "mismatched"),
+            (PATH, "auth[application_token ]={}", "mismatched"),
+            (PATH, "auth[application_token]={}&auth=x", "mismatched"),
             (PATH, "auth[application_token]=x{}", "mismatched"),
             (PATH, "auth[application_token]={}%00", "mismatched"),
             (PATH, "auth[application_token]={}%20", "mismatched"),
@@ -433,25 +434,30 @@ class TestTokens:
             # The query counts as PHP's $_REQUEST has it, and the body stands over it.
             (f"{PATH}?auth[application_token]={TOKEN}", "", "verified"),
             (f"{PATH}?auth[application_token]={TOKEN}", "auth[application_token]=x", "mismatched"),
-            (f"{PATH}?auth[application_token]={TOKEN}", "auth=x", "unverified"),
+            (f"{PATH}?auth[application_token]={TOKEN}", "auth=x", "mismatched"),
             (f"{PATH}?auth[application_token]=x", "auth[application_token]={}", "verified"),
-            (f"{PATH}?auth[application_token][]={TOKEN}", "", "unverified"),
+            (f"{PATH}?auth[application_token][]={TOKEN}", "", "mismatched"),
         ],
     )
     async def test_only_the_one_string_in_the_one_place_proves_the_origin(
         self, knowing: Place, target: str, body: str, verdict: str
     ) -> None:
         sent = ("event=ONX&" + body.replace("{}", TOKEN)).encode()
-        assert (await knowing.exchange(post(sent, target))).status == 200
+        status = (await knowing.exchange(post(sent, target))).status
+        assert status == (200 if verdict == "verified" else 403)
         [kept] = knowing.recordings()
         assert (kept.verdict, kept.code, kept.body, kept.target) == (verdict, "ONX", sent, target)
 
-    async def test_a_wrong_token_is_recorded_and_answered_as_a_right_one(self, knowing: Place) -> None:
+    async def test_a_wrong_token_is_recorded_refused_and_told_once(self, knowing: Place) -> None:
         right = await knowing.exchange(post(f"event=ONX&auth[application_token]={TOKEN}".encode()))
-        wrong = await knowing.exchange(post(f"event=ONX&auth[application_token]={TOKEN[::-1]}".encode()))
-        assert [one.verdict for one in knowing.recordings()] == ["verified", "mismatched"]
-        assert right.head == wrong.head
-        assert knowing.troubles == []
+        wrong = post(f"event=ONX&auth[application_token]={TOKEN[::-1]}".encode())
+        refused = [await knowing.exchange(wrong) for _ in range(3)]
+        assert [right.status, *(answer.status for answer in refused)] == [200, 403, 403, 403]
+        assert [one.verdict for one in knowing.recordings()] == ["verified", *["mismatched"] * 3]
+        assert [one.to_be_forwarded for one in knowing.recordings()] == [True, False, False, False]
+        [told] = knowing.troubles
+        assert "ONX" in told
+        assert TOKEN[::-1] not in told
 
 
 class TestBytesThatAreNoText:

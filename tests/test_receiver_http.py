@@ -11,6 +11,7 @@ from held_disk import Disk
 from receiving import DEADLINE, PATH, Place, Sender, many_files, post, receiving, request
 
 from b24tunnel import bodies, connections, receiver
+from b24tunnel.origin import Origin
 
 CHUNKED = "Transfer-Encoding: chunked"
 EVENT = b"event=ONCRMDEALADD"
@@ -314,7 +315,7 @@ class TestHeads:
     async def test_ten_thousand_keys_are_read_for_the_code_and_the_verdict(self, tmp_path: Path) -> None:
         pairs = "&".join(f"data[{number}]={number}" for number in range(10_000))
         body = f"event=ONCRMDEALADD&{pairs}&auth[application_token]=secret".encode()
-        async with receiving(tmp_path, application_token="secret") as place:
+        async with receiving(tmp_path, origin=Origin("secret")) as place:
             assert (await place.exchange(post(body))).status == 200
             [kept] = place.recordings()
         assert (kept.body, kept.code, kept.verdict) == (body, "ONCRMDEALADD", "verified")

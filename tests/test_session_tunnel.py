@@ -116,9 +116,10 @@ async def test_no_delivery_that_was_acknowledged_is_lost_while_the_address_chang
     async def send() -> None:
         """To whatever address is bound, as Bitrix24 does; what is not answered 200 is its loss."""
         number = 0
+        token = stage.sandbox.credentials.application_token.encode()
         while not over.is_set():
             number += 1
-            body = b"event=ONCRMDEALADD&data[FIELDS][ID]=%d" % number
+            body = b"event=ONCRMDEALADD&data[FIELDS][ID]=%d&auth[application_token]=%s" % (number, token)
             try:
                 if (await asyncio.to_thread(deliver, urls[-1], body)).status == 200:
                     acknowledged.append(body)

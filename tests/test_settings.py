@@ -81,7 +81,7 @@ def test_a_list_of_texts_becomes_a_tuple(project: Path, home: Path) -> None:
         ("tunnel =", "is no TOML"),
         ("\udcff", "is no TOML"),
         ("tunel = 'x'", "knows no 'tunel': did you mean 'tunnel'?"),
-        ("portal = 'x'", "knows no 'portal': known are tunnel, tunnels"),
+        ("portal = 'x'", "knows no 'portal': known are tunnel, listen, tunnels, routes, origin; the options of"),
         ("tunnel = 7", 'such as tunnel = "ngrok"'),
         ("tunnels = 7", "such as [tunnels.ngrok]"),
         ("[tunnels]\nssh = 7", "such as [tunnels.ngrok]"),

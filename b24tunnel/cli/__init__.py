@@ -13,6 +13,7 @@ from b24tunnel.errors import OutsideFailure, UserError
 # Command: the module that has it under the same name. A module is imported when its command is needed.
 _COMMANDS = {
     "demo": "demo",
+    "init": "init",
     "listen": "listen",
     "list": "recordings",
     "show": "recordings",
@@ -20,8 +21,10 @@ _COMMANDS = {
     "replay": "replay",
     "prune": "prune",
     "events": "events",
+    "portal": "portal",
     "bindings": "bindings",
     "tunnels": "tunnels",
+    "doctor": "doctor",
     "sandbox": "sandbox",
 }
 

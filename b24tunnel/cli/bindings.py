@@ -17,7 +17,7 @@ def bindings_command(context: click.Context, as_json: bool) -> None:
     from b24tunnel.portal import State
 
     rows = [
-        (row.portal, row.event, row.handler, "left behind" if row.left_behind else row.state)
+        (row.portal, row.event, row.handler or "offline queue", "left behind" if row.left_behind else row.state)
         for row in State.open().ledger()
     ]
     if as_json:
@@ -30,7 +30,9 @@ def bindings_command(context: click.Context, as_json: bool) -> None:
 
 
 @bindings_command.command("clean", epilog="\b\nExample:\n  b24tunnel bindings clean")
-@click.option("--kept", is_flag=True, help="Also what ended runs left bound on purpose (listen --keep-bound).")
+@click.option(
+    "--kept", is_flag=True, help="Also what ended runs left bound on purpose (--keep-bound, --catch-up)."
+)
 def clean(kept: bool) -> None:
     """Unbind what crashed runs left on their portals; nothing else is touched."""
     import asyncio

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from b24tunnel.cli.settled import SettledCommand, settings_of
 from b24tunnel.cli.stopping import run_until_stopped
 from b24tunnel.cli.terminal import concurrency_option, counted, recordings_option, timeout_option
 
@@ -20,17 +22,20 @@ if TYPE_CHECKING:
 
     from b24tunnel.happenings import Happening
     from b24tunnel.portal import Portal, State
+    from b24tunnel.settings import ProjectSettings
+    from b24tunnel.tunnel.choosing import Wish
 
 
 @click.command(
     "listen",
+    cls=SettledCommand,
     epilog="\b\nExample:\n  b24tunnel listen ONCRMDEALUPDATE --portal sandbox --forward http://127.0.0.1:8000/handler",
 )
 @click.argument("events", nargs=-1, metavar="[EVENT]...")
 @click.option("--forward", metavar="URL", help="Your handler: each recorded event is sent there.")
 @click.option("--portal", metavar="NAME", help="The portal to bind on; not needed when there is only one.")
-@click.option("--no-bind", is_flag=True, help="Bind nothing: only receive, record and forward.")
-@click.option("--keep-bound", is_flag=True, help="Leave the events bound at the end.")
+@click.option("--no-bind/--bind", help="Bind nothing: only receive, record and forward.")
+@click.option("--keep-bound/--no-keep-bound", help="Leave the events bound at the end.")
 @click.option(
     "--tunnel",
     metavar="PROVIDER",
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--domain", metavar="NAME", help="The fixed name to ask the provider for.")
 @click.option("--public-url", metavar="URL", help="A public address of yours that leads to --port (tunnel 'url').")
-@click.option("--no-probe", is_flag=True, help="Take for granted that the address leads here.")
+@click.option("--no-probe/--probe", help="Take for granted that the address leads here.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The receiver's port; 0 takes a free one.")
 @recordings_option
 @click.option(
@@ -61,7 +66,9 @@ if TYPE_CHECKING:
     type=click.Choice(["rich", "plain", "json", "quiet"]),
     help="How to show what happens; rich on a terminal, else plain.",
 )
+@click.pass_context
 def listen_command(
+    context: click.Context,
     events: tuple[str, ...],
     forward: str | None,
     portal: str | None,
@@ -82,7 +89,8 @@ def listen_command(
     """Record Bitrix24's events to disk, answer at once, and forward them to your handler.
 
     EVENTs such as ONCRMDEALUPDATE are bound on the portal and unbound at the end (Ctrl-C). See them with
-    'b24tunnel events'.
+    'b24tunnel events'. Each option can also be set in b24tunnel.toml, which 'b24tunnel init' writes, and in the
+    environment: --max-body is B24TUNNEL_LISTEN_MAX_BODY there, the EVENTs are B24TUNNEL_LISTEN_EVENTS.
     """
     from b24tunnel.bound import CLEAN_UP_COMMAND
     from b24tunnel.catalogue.bindable import bindable_codes
@@ -92,20 +100,21 @@ def listen_command(
     from b24tunnel.happenings import Note, Pending, Trouble, TunnelProbed
     from b24tunnel.portal import State
     from b24tunnel.session import Session, Settings
-    from b24tunnel.settings import read_settings
-    from b24tunnel.tunnel.choosing import Wish, choose
+    from b24tunnel.tunnel.choosing import choose
 
     if keep_bound and no_bind:
-        raise click.UsageError("--keep-bound leaves bound what --no-bind does not bind: leave one of them out.")
+        raise click.UsageError(
+            "--keep-bound leaves bound what --no-bind does not bind: leave one of them out, or give --bind or "
+            "--no-keep-bound where the settings have the other."
+        )
+    settled = settings_of(context)
     codes = bindable_codes(events)
     state = State.open()
     chosen = _portal(state, portal, codes, no_bind)
-    wish = Wish(
-        tunnel, public_url, domain, here=chosen is not None and chosen.on_this_machine, recordings=recordings
-    )
+    wish = _wish(context, settled, here=chosen is not None and chosen.on_this_machine)
     settings = Settings(
         recordings=recordings,
-        tunnels=choose(wish, read_settings(Path.cwd(), state.home), state.home),
+        tunnels=choose(wish, settled, state.home),
         events=() if no_bind else codes,
         portal=chosen,
         state=state,
@@ -179,6 +188,28 @@ def listen_command(
             raise failure
 
     run_until_stopped(listen, f"Left at once. Remove what is still bound with: {CLEAN_UP_COMMAND}")
+
+
+def _wish(context: click.Context, settled: ProjectSettings, *, here: bool) -> Wish:
+    """Where the public address is to come from.
+
+    A tunnel or an address that is named now is not the one that the files' domain and public-url belong to.
+    """
+    from b24tunnel.tunnel.choosing import Wish
+
+    tunnel, public_url, domain = (context.params[name] for name in ("tunnel", "public_url", "domain"))
+    of_files = settled.tunnel or ("url" if "public-url" in settled.listen else None)
+    if _is_settled(context, "public_url") and tunnel is None:
+        tunnel = of_files
+    elif tunnel != of_files and (tunnel is not None or public_url is not None):
+        public_url = None if _is_settled(context, "public_url") else public_url
+        domain = None if _is_settled(context, "domain") else domain
+    return Wish(tunnel, public_url, domain, here=here, recordings=context.params["recordings"])
+
+
+def _is_settled(context: click.Context, name: str) -> bool:
+    """Whether a parameter has its value from a file."""
+    return context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
 
 
 def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: bool) -> Portal | None:

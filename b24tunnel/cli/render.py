@@ -16,6 +16,7 @@ from b24tunnel.happenings import (
     Attempted,
     Bound,
     Happening,
+    Installed,
     Note,
     Pending,
     Ready,
@@ -64,8 +65,11 @@ def renderer(output: str | None) -> Callable[[Happening], Show]:
 
 
 def what(recording: Recording) -> str:
-    """The event's code on one line, or the method of a delivery that is no event."""
-    return one_line(recording.code) if recording.code else f"{recording.method} (no event)"
+    """The event's code on one line, or what a request that is no event is."""
+    if recording.code is None:
+        return f"{recording.method} (no event)" if recording.type == "other" else recording.type
+    code = one_line(recording.code)
+    return code if recording.type in ("event", "other") else f"{code} ({recording.type})"
 
 
 def summary(recording: Recording) -> str:
@@ -160,6 +164,8 @@ def as_json(happening: Happening) -> dict[str, Any]:
             "data": masker.value(recording.event.data) if len(recording.body) <= _LARGEST_DATA else None,
             "verdict": recording.verdict,
             "remote": recording.remote,
+            "request_type": recording.type,
+            "source": recording.source,
         }
     if isinstance(happening, Attempted):
         attempt = happening.attempt
@@ -180,8 +186,14 @@ def as_json(happening: Happening) -> dict[str, Any]:
     if isinstance(happening, Stopped):
         tunnel = None if happening.tunnel is None else _tunnel_json(happening.tunnel)
         return {"type": "stopped", **vars(happening), "tunnel": tunnel}
-    if isinstance(happening, Ready) and happening.forward:
-        return {"type": "ready", **vars(happening), "forward": shown_url(happening.forward)}
+    if isinstance(happening, Ready):
+        return {
+            "type": "ready",
+            **vars(happening),
+            "forward": happening.forward and shown_url(happening.forward),
+            "routes": [{"events": events, "to": shown_url(url)} for events, url in happening.routes],
+            "pass_through": happening.pass_through and shown_url(happening.pass_through),
+        }
     return {"type": type(happening).__name__.lower(), **vars(happening)}
 
 
@@ -233,8 +245,13 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             if happening.tunnel == "url":
                 lines.append(("", f"  expects  that address to lead to 127.0.0.1:{happening.port}"))
             lines.append(("", f"  records  {happening.recordings} (journal, never committed)"))
-            forward = shown_url(happening.forward) if happening.forward else "nowhere: give --forward URL"
-            lines.append(("", f"  forwards {forward}"))
+            if happening.forward or not happening.routes:
+                forward = shown_url(happening.forward) if happening.forward else "nowhere: give --forward URL"
+                lines.append(("", f"  forwards {forward}"))
+            for events, url in happening.routes:
+                lines.append(("", f"  forwards {', '.join(events)} to {shown_url(url)}"))
+            if happening.pass_through:
+                lines.append(("", f"  passes   every other path to {shown_url(happening.pass_through)}"))
             return lines
         case TunnelProbed(state, asked):
             return [_tunnel_line(state)] if asked else []
@@ -243,10 +260,10 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
                 ("ok", f"The address is {handler_url} now."),
                 ("", f"  bound    {', '.join(events)} on {portal}, in place of the former address"),
             ]
+        case Installed(portal, code):
+            return [("ok", f"{code} is confirmed by the portal: the tokens of {portal} are stored.")]
         case Recorded(recording):
-            warning = (
-                "  (application_token does not match the portal's)" if recording.verdict == "mismatched" else ""
-            )
+            warning = "  (not from the portal: refused)" if recording.verdict == "mismatched" else ""
             moment = recording.received_at.astimezone().strftime("%H:%M:%S")
             return [("", f"{moment} {recording.id:>8}  {what(recording)}  {summary(recording)}{warning}")]
         case Attempted(attempt):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
+from b24tunnel.event import code_is_one_of
 from b24tunnel.journal import files, lines
 from b24tunnel.journal.files import Segment
 from b24tunnel.journal.marks import Marks
 from b24tunnel.journal.scan import Scan
-from b24tunnel.recording import Attempt, SessionEnd, SessionStart, parse_id
+from b24tunnel.recording import Attempt, Recording, SessionEnd, SessionStart, parse_id
 
-# The bit that `mark_delivered` sets.
+# The bit that `Owed.read` sets.
 DELIVERED = 1
 # A file's time may be coarser than a record's.
 _SECONDS_OF_DOUBT = 2.0
@@ -20,21 +22,87 @@ _SECONDS_OF_DOUBT = 2.0
 
 def pending(scan: Scan) -> Iterator[str]:
     """The ids of those recordings, in the order in which they came."""
-    waiting = waiting_sessions(scan)
-    if not waiting:
+    owed = Owed(scan, Marks())
+    if not owed.sessions:
         return
-    delivered = Marks()
     for segment in scan.segments():
-        if may_have_delivered(segment, waiting):
-            mark_delivered(scan, segment, delivered)
-    for document in scan.documents(s for s in scan.segments() if s.session in waiting):
-        place = document.place
-        if (place is None or not delivered[place] & DELIVERED) and document.recording is not None:
+        owed.read(segment)
+    for document in scan.documents(s for s in scan.segments() if s.session in owed.sessions):
+        if (
+            owed.may_include(document.place)
+            and document.recording is not None
+            and owed.includes(document.recording)
+        ):
             yield document.recording.id
 
 
-def waiting_sessions(scan: Scan) -> dict[int, float]:
-    """Sessions that may hold such recordings, and when each began (seconds since 1970).
+class Owed:
+    """Which recordings of ended sessions some handler has not got that was to get them; `read` all segments first.
+
+    Memory is about a byte for each recording, and more for those of sessions with several handlers.
+    """
+
+    def __init__(self, scan: Scan, marks: Marks) -> None:
+        """``marks`` may be used for other bits than `DELIVERED` too."""
+        self._scan = scan
+        self._marks = marks
+        self.sessions = _waiting_sessions(scan)
+        self._reached: dict[tuple[int, int], list[Attempt]] = {}
+
+    def read(self, segment: Segment) -> None:
+        """Take note of the attempts in this segment."""
+        if not self._may_matter(segment):
+            return
+        for line in self._scan.lines(segment, lines.NO_ATTEMPT):
+            head = lines.attempt_head(line)
+            if head is not None:
+                place = int(head[2]), int(head[3])
+                if head[5] is not None and not self._has_routes(place[0]):
+                    self._marks[place] |= DELIVERED
+                    continue
+            attempt = self._scan.read(segment.path, line)
+            if isinstance(attempt, Attempt) and attempt.delivered and (named := parse_id(attempt.recording)):
+                if self._has_routes(named[0]):
+                    # Without the answer, of which nothing is asked.
+                    self._reached.setdefault(named, []).append(replace(attempt, headers=(), body=b""))
+                else:
+                    self._marks[named] |= DELIVERED
+
+    def may_include(self, place: tuple[int, int] | None) -> bool:
+        """Whether the recording with this session and number may be one of them."""
+        return place is None or (place[0] in self.sessions and not self._marks[place] & DELIVERED)
+
+    def includes(self, recording: Recording) -> bool:
+        """Whether it is one of them."""
+        start = self.sessions.get(recording.session)
+        place = parse_id(recording.id)
+        if start is None or not recording.to_be_forwarded or not self.may_include(place):
+            return False
+        reached = self._reached.get(place, []) if place else []
+        return not start.routes or any(
+            code_is_one_of(recording.code, events) and not any(attempt.is_at(url) for attempt in reached)
+            for url, events in start.routes
+        )
+
+    def _has_routes(self, session: int) -> bool:
+        start = self.sessions.get(session)
+        return start is not None and bool(start.routes)
+
+    def _may_matter(self, segment: Segment) -> bool:
+        """Whether a segment may hold attempts with recordings of the sessions that wait.
+
+        One of an earlier session does where that session still ran when the first of them began.
+        """
+        if not self.sessions:
+            return False
+        earliest = min(start.started_at for start in self.sessions.values()).timestamp()
+        return segment.session >= min(self.sessions) or (
+            files.changed_at(segment.path) >= earliest - _SECONDS_OF_DOUBT
+        )
+
+
+def _waiting_sessions(scan: Scan) -> dict[int, SessionStart]:
+    """Sessions that may hold such recordings, and how each began.
 
     Sessions that still run, only recorded, or ended with nothing pending have none.
     """
@@ -45,32 +113,8 @@ def waiting_sessions(scan: Scan) -> dict[int, float]:
         if start is None or start.forward is None:
             continue
         if not _ended_with_nothing_pending(scan, own[-1]) and not files.is_live(own[-1]):
-            found[session] = start.started_at.timestamp()
+            found[session] = start
     return found
-
-
-def may_have_delivered(segment: Segment, waiting: dict[int, float]) -> bool:
-    """Whether a segment may hold attempts with recordings of the sessions that wait.
-
-    One of an earlier session does where that session still ran when the first of them began.
-    """
-    if not waiting:
-        return False
-    return segment.session >= min(waiting) or (
-        files.changed_at(segment.path) >= min(waiting.values()) - _SECONDS_OF_DOUBT
-    )
-
-
-def mark_delivered(scan: Scan, segment: Segment, delivered: Marks) -> None:
-    """Mark the recordings that a handler was reached with by the attempts in this segment."""
-    for line in scan.lines(segment, lines.NO_ATTEMPT):
-        head = lines.attempt_head(line)
-        if head is not None and head[5] is not None:
-            delivered[int(head[2]), int(head[3])] |= DELIVERED
-        elif isinstance(attempt := scan.read(segment.path, line), Attempt) and attempt.delivered:
-            place = parse_id(attempt.recording)
-            if place is not None:
-                delivered[place] |= DELIVERED
 
 
 def session_start(scan: Scan, segment: Segment) -> SessionStart | None:

@@ -20,7 +20,7 @@ from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.journal import files, lines
 from b24tunnel.journal.files import Segment
 from b24tunnel.journal.marks import Marks
-from b24tunnel.journal.pending import DELIVERED, mark_delivered, may_have_delivered, waiting_sessions
+from b24tunnel.journal.pending import Owed
 from b24tunnel.journal.scan import Scan
 from b24tunnel.journal.writing_mark import nobody_writes
 from b24tunnel.recording import Attempt, Record, Recording, UnreadableRecord, from_line, parse_id
@@ -93,7 +93,7 @@ class _Prune:
         self._unknown: set[int] = set()  # sessions of which not every recording can be known
         self._sessions: dict[int, list[Segment]] = {}
         self._highest = 0
-        self._waiting: dict[int, float] = {}
+        self._owed: Owed
         self._whole: set[Path] = set()  # files of which every line was read
         self._gone: set[Path] = set()
 
@@ -103,7 +103,7 @@ class _Prune:
         self._highest = max(self._sessions, default=0)
         # Looked at first: what ended before now has been written whole, so that the survey sees all of it.
         ended = self._ended()
-        self._waiting = waiting_sessions(self._scan)
+        self._owed = Owed(self._scan, self._marks)
         surveyed = [one for segment in segments if (one := self._survey(segment)) is not None]
         total = sum(one.recordings for one in surveyed)
         before = 0
@@ -146,8 +146,7 @@ class _Prune:
                 self._marks[place] |= _EXISTS
         if segment.path in self._scan.unreadable:
             self._unknown.add(segment.session)
-        if may_have_delivered(segment, self._waiting):
-            mark_delivered(self._scan, segment, self._marks)
+        self._owed.read(segment)
         return one
 
     def _mark(self, one: _Surveyed, total: int) -> None:
@@ -157,7 +156,6 @@ class _Prune:
             return
         if self._cutoff is not None and one.oldest >= self._cutoff:
             return
-        waiting = one.segment.session in self._waiting
         going = (array("Q"), array("Q"))
         not_forwarded = 0
         index = one.before
@@ -171,7 +169,7 @@ class _Prune:
                 place = parse_id(record.id)
                 old = self._cutoff is None or record.received_at < self._cutoff
                 if place is not None and old and index < first_kept:
-                    if waiting and not self._marks[place] & DELIVERED:
+                    if self._owed.includes(record):
                         not_forwarded += 1
                     else:
                         going[0].append(place[0])

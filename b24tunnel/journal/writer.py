@@ -54,12 +54,14 @@ class JournalWriter:
         recordings: Path,
         *,
         forward: str | None = None,
+        routes: tuple[tuple[str, tuple[str, ...]], ...] = (),
         purpose: str = "listen",
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Claim a new session under ``recordings`` and write its first line; raises `JournalUnwritable`.
 
-        ``forward`` is where the session forwards to; a session without it is never offered for forwarding.
+        ``forward`` is where the session forwards to; a session without it is never offered for forwarding. For
+        ``routes`` see `SessionStart`.
         """
         self.directory = files.journal_directory(recordings)
         self._segment_bytes = segment_bytes
@@ -70,7 +72,7 @@ class JournalWriter:
         self._closed = False
         try:
             files.prepare_directory(self.directory)
-            self._start = self._claim(forward, purpose)
+            self._start = self._claim(forward, routes, purpose)
         except OSError as error:
             raise _unwritable(self.directory, error) from error
         self.session = self._start.session
@@ -123,12 +125,14 @@ class JournalWriter:
 
     # -- in the constructor and in the writer's thread ---------------------------------------------------------
 
-    def _claim(self, forward: str | None, purpose: str) -> SessionStart:
+    def _claim(
+        self, forward: str | None, routes: tuple[tuple[str, tuple[str, ...]], ...], purpose: str
+    ) -> SessionStart:
         existing = files.segments(self.directory)
         session = existing[-1].session if existing else 0
         for _ in range(_FIRST_SESSIONS_TO_TRY):
             session += 1
-            self._start = SessionStart(session, datetime.now(UTC), forward, purpose)
+            self._start = SessionStart(session, datetime.now(UTC), forward, purpose, routes)
             self._segment = 0
             try:
                 self._open_segment()

@@ -1,8 +1,8 @@
 """A portal: its credentials on disk, its REST interface, and the bindings that this tool makes on it.
 
-``Portal``, ``State`` and ``LedgerRow`` know no network and import no HTTP client; ``RestClient`` and
-``Bindings`` talk to Bitrix24. The names are loaded when they are first used, so that a command which only
-lists portals does not pay for aiohttp.
+``Portal``, ``State`` and ``LedgerRow`` know no network and import no HTTP client; ``RestClient``,
+``Bindings``, ``SignIn`` and ``confirm_installation`` talk to Bitrix24. The names are loaded when they are
+first used, so that a command which only lists portals does not pay for aiohttp.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from b24tunnel.portal.bindings import Bindings, CleanUp, Leftover
     from b24tunnel.portal.client import Binding, RestClient
     from b24tunnel.portal.errors import PortalError, PortalUnreachable
+    from b24tunnel.portal.installation import NotConfirmed, confirm_installation
+    from b24tunnel.portal.sign_in import SignIn
     from b24tunnel.portal.state import LedgerRow, Portal, State, Transaction
 
 __all__ = [
@@ -22,12 +24,15 @@ __all__ = [
     "CleanUp",
     "LedgerRow",
     "Leftover",
+    "NotConfirmed",
     "Portal",
     "PortalError",
     "PortalUnreachable",
     "RestClient",
+    "SignIn",
     "State",
     "Transaction",
+    "confirm_installation",
 ]
 
 _HOMES = {
@@ -36,12 +41,15 @@ _HOMES = {
     "CleanUp": "bindings",
     "LedgerRow": "state",
     "Leftover": "bindings",
+    "NotConfirmed": "installation",
     "Portal": "state",
     "PortalError": "errors",
     "PortalUnreachable": "errors",
     "RestClient": "client",
+    "SignIn": "sign_in",
     "State": "state",
     "Transaction": "state",
+    "confirm_installation": "installation",
 }
 
 

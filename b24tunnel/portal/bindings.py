@@ -3,6 +3,9 @@
 Each binding has a row in the ledger from before the call until after its removal, so that whatever a crash
 leaves on the portal is known to the next start. Two processes never bind and unbind on one portal at the
 same time, so that the clean-up of one cannot take away what the other has just bound.
+
+Offline bindings have no handler: the portal collects their events in its queue, for a run that is to come. So
+they are kept from the start, no run removes them unasked, and each is unbound from its own queue only.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from b24tunnel.errors import UserError, WrongUsage
-from b24tunnel.portal import process
+from b24tunnel.portal import offline_ledger, process
 from b24tunnel.portal.errors import PortalError, PortalUnreachable
 from b24tunnel.portal.state import LedgerRow, State
 
@@ -121,13 +124,52 @@ class Bindings:
             return await self._unbind(self._row(_code(event), handler_url))
 
     async def unbind_all(self, *, but: str | None = None) -> list[Leftover]:
-        """Unbind all that this owner has bound, ``but`` for this address; what could not be, and why."""
+        """Unbind all that this owner has bound online, ``but`` for this address; what could not be, and why."""
         async with self._alone_if_possible() as refused:
             rows = await asyncio.to_thread(self._state.ledger, self._portal, self._owner)
-            rows = [row for row in rows if row.handler != but]
+            rows = [row for row in rows if row.handler not in (but, offline_ledger.OFFLINE)]
             if refused is not None:
                 return [Leftover(row, str(refused)) for row in rows]
             return list((await self._unbind_rows(rows)).left)
+
+    async def bind_offline(self, events: Iterable[str], connector: str = "") -> list[str]:
+        """Have the portal collect every one of ``events`` in the queue ``connector``, or none; the new ones.
+
+        They are kept when the run is over. If one fails, what this call has bound is unbound again, the error is
+        raised, and what could not be unbound is said in its notes and stays on the ledger. Raises ``PortalError``
+        and ``PortalUnreachable``.
+        """
+        made: list[LedgerRow] = []
+        async with self._alone():
+            before = {row.key for row in await asyncio.to_thread(self._state.ledger, self._portal)}
+            for code in dict.fromkeys(_code(event) for event in events):
+                row = dataclasses.replace(self._row(code, offline_ledger.OFFLINE), state="kept")
+                try:
+                    if await self._bind_offline(row, connector):
+                        made.append(row)
+                except UserError as error:
+                    if getattr(error, "outcome_unknown", False) and row.key not in before:
+                        made.append(row)
+                    for leftover in (await self._unbind_rows(made)).left:
+                        error.add_note(f"{leftover.row.event} may still be bound offline: {leftover.reason}")
+                    raise
+        return [row.event for row in made]
+
+    async def others_offline(self, connector: str = "") -> list[str]:
+        """The events that the queue ``connector`` collects by bindings that are not on this tool's ledger."""
+        rows = await asyncio.to_thread(self._state.ledger, self._portal)
+        ours = {
+            row.event
+            for row in rows
+            if row.handler == offline_ledger.OFFLINE
+            and await asyncio.to_thread(offline_ledger.connector_of, self._state, row) == connector
+        }
+        bound = await self._client.event_get()
+        return [
+            found.event.upper()
+            for found in bound
+            if found.offline and found.connector_id == connector and found.event.upper() not in ours
+        ]
 
     async def survey(self, events: Iterable[str], handler_url: str) -> Survey:
         """Ask the portal which handlers these events have; offline ones and this owner's own are left out."""
@@ -218,7 +260,35 @@ class Bindings:
         else:
             await asyncio.to_thread(self._state.put_row, before)
 
+    async def _bind_offline(self, row: LedgerRow, connector: str) -> bool:
+        """Bind one offline; whether it is new."""
+        before = await asyncio.to_thread(offline_ledger.put_binding, self._state, row, connector)
+        try:
+            await self._client.event_bind_offline(row.event, connector)
+        except UserError as error:
+            if isinstance(error, PortalError) and _is_bound_already(error):
+                return False
+            if before is not None:
+                await asyncio.to_thread(offline_ledger.put_binding, self._state, *before)
+            elif not getattr(error, "outcome_unknown", False):
+                await asyncio.to_thread(offline_ledger.drop_binding, self._state, row)
+            raise
+        return True
+
+    async def _unbind_offline(self, row: LedgerRow) -> int:
+        connector = await asyncio.to_thread(offline_ledger.connector_of, self._state, row)
+        if connector is None:
+            raise WrongUsage(
+                f"which offline queue of {row.portal} collects {row.event} is not known any more; unbind it there "
+                "with event.unbind and event_type=offline"
+            )
+        count = await self._client.event_unbind_offline(row.event, connector)
+        await asyncio.to_thread(offline_ledger.drop_binding, self._state, row)
+        return count
+
     async def _unbind(self, row: LedgerRow) -> int:
+        if row.handler == offline_ledger.OFFLINE:
+            return await self._unbind_offline(row)
         count = await self._client.event_unbind(row.event, row.handler)
         await asyncio.to_thread(self._state.drop_row, row)
         return count

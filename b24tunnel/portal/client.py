@@ -18,7 +18,9 @@ from yarl import URL
 
 from b24tunnel import form
 from b24tunnel.errors import UserError, WrongUsage
+from b24tunnel.portal import oauth
 from b24tunnel.portal.errors import PortalError, PortalUnreachable
+from b24tunnel.portal.offline import PAGE, OfflineBatch, OfflinePage
 from b24tunnel.portal.state import Portal, State
 from b24tunnel.send_once import send_once
 from b24tunnel.unanswered import why_unanswered
@@ -33,7 +35,6 @@ RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each repetition of a call that was answered with QUERY_LIMIT_EXCEEDED."""
 
 _METHOD = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
-_OAUTH = "oauth/token"
 
 # What a refused or never finished connection looks like; everything else may have come after the request.
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -134,7 +135,7 @@ class RestClient:
 
     async def event_bind(self, event: str, handler: str) -> None:
         """Bind ``handler`` (a public URL) to ``event``, online; the page is "event.bind"."""
-        result = await self._call_about(event, "event.bind", handler)
+        result = await self._call_about(event, "event.bind", {"handler": handler})
         if result is not True:
             raise self._unexpected("event.bind", outcome_unknown=True)
 
@@ -146,11 +147,27 @@ class RestClient:
         """
         if not event.strip() or not handler.strip():
             raise WrongUsage("event.unbind needs an event and a handler; without one it removes other people's")
-        result = await self._call_about(event, "event.unbind", handler)
-        try:
-            return int(result["count"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise self._unexpected("event.unbind", outcome_unknown=True) from error
+        return self._count(await self._call_about(event, "event.unbind", {"handler": handler}))
+
+    async def event_bind_offline(self, event: str, connector: str = "") -> None:
+        """Have the portal collect ``event`` in its offline queue; needs an administrator ("event.bind").
+
+        ``connector`` names the queue (``auth_connector``), ``""`` the common one.
+        """
+        result = await self._call_about(event, "event.bind", _offline({"event_type": "offline"}, connector))
+        if result is not True:
+            raise self._unexpected("event.bind", outcome_unknown=True)
+
+    async def event_unbind_offline(self, event: str, connector: str = "") -> int:
+        """No longer collect ``event`` in exactly this offline queue; how many bindings that removed.
+
+        Raises ``WrongUsage`` for an empty event. What is in the queue stays there.
+        """
+        if not event.strip():
+            raise WrongUsage("event.unbind needs an event; without one it removes other people's bindings")
+        return self._count(
+            await self._call_about(event, "event.unbind", _offline({"event_type": "offline"}, connector))
+        )
 
     async def event_get(self) -> list[Binding]:
         """What is bound for this application (for a user who is no administrator: by this user)."""
@@ -167,6 +184,64 @@ class RestClient:
             )
             for row in rows
         ]
+
+    async def offline_get(
+        self,
+        *,
+        clear: bool,
+        process_id: str = "",
+        limit: int = PAGE,
+        conditions: Mapping[str, Any] | None = None,
+        connector: str = "",
+    ) -> OfflineBatch:
+        """The oldest entries of the offline queue, at most ``limit`` ("event.offline.get").
+
+        ``clear`` removes them. Without it (which needs ``rest_offline_extended``) they are reserved under a mark
+        that the portal chooses; with ``process_id`` nothing new is reserved, and what is still reserved under that
+        mark comes again. ``conditions`` are the filter: ID, TIMESTAMP_X, EVENT_NAME, MESSAGE_ID.
+        """
+        params: dict[str, Any] = {"clear": int(clear), "limit": limit}
+        if process_id:
+            params["process_id"] = process_id
+        if conditions:
+            params["filter"] = dict(conditions)
+        result = await self.call("event.offline.get", _offline(params, connector))
+        events = result.get("events") if isinstance(result, dict) else None
+        mark = result.get("process_id") if isinstance(result, dict) else None
+        if not isinstance(events, list) or (events and not clear and not (isinstance(mark, str) and mark)):
+            raise self._unexpected("event.offline.get", outcome_unknown=True)
+        return OfflineBatch(mark if isinstance(mark, str) else "", events)
+
+    async def offline_list(self, *, start: int = 0, connector: str = "") -> OfflinePage:
+        """A page of the offline queue as it stands, reserved entries too, by ID; it changes nothing.
+
+        Needs no extended mode ("event.offline.list").
+        """
+        answer = await self.call_full("event.offline.list", _offline({"start": start}, connector))
+        rows, following = answer["result"], answer.get("next")
+        if not isinstance(rows, list):
+            raise self._unexpected("event.offline.list")
+        return OfflinePage(rows, following if isinstance(following, int) and following > start else None)
+
+    async def offline_clear(self, process_id: str, message_ids: Sequence[str], connector: str = "") -> None:
+        """Remove exactly these entries, reserved under ``process_id``, from the queue ("event.offline.clear").
+
+        Raises ``WrongUsage`` without a mark or ids, which would remove everything that is reserved, and for an id
+        that does not have 32 characters.
+        """
+        if not process_id or not message_ids or any(len(message_id) != 32 for message_id in message_ids):
+            raise WrongUsage("event.offline.clear needs a process_id and MESSAGE_IDs of 32 characters each")
+        params = {"process_id": process_id, "message_id": list(message_ids)}
+        if await self.call("event.offline.clear", _offline(params, connector)) is not True:
+            raise self._unexpected("event.offline.clear", outcome_unknown=True)
+
+    async def feature_get(self, code: str) -> bool:
+        """Whether the portal's plan has a feature, ``rest_offline_extended`` for one ("feature.get")."""
+        result = await self.call("feature.get", {"CODE": code})
+        value = result.get("value") if isinstance(result, dict) else None
+        if value not in ("Y", "N"):
+            raise self._unexpected("feature.get")
+        return bool(value == "Y")
 
     async def events(self) -> list[str]:
         """The codes of the events that the application's scopes allow, upper case (page "events")."""
@@ -187,9 +262,9 @@ class RestClient:
         """The user of the token: ``ID``, ``ADMIN``, ``NAME`` and others; empty if inactive ("profile")."""
         return await self._call_for_dict("profile")
 
-    async def _call_about(self, event: str, method: str, handler: str) -> Any:
+    async def _call_about(self, event: str, method: str, params: Mapping[str, Any]) -> Any:
         try:
-            return await self.call(method, {"event": event, "handler": handler})
+            return await self.call(method, {"event": event, **params})
         except (PortalError, PortalUnreachable) as error:
             if error.method == method:
                 error.name_subject(event)
@@ -203,6 +278,13 @@ class RestClient:
         if not isinstance(result, dict):
             raise self._unexpected(method)
         return result
+
+    def _count(self, result: Any) -> int:
+        """How many bindings an ``event.unbind`` with this result removed."""
+        try:
+            return int(result["count"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._unexpected("event.unbind", outcome_unknown=True) from error
 
     def _unexpected(self, method: str, *, outcome_unknown: bool = False) -> PortalError:
         return PortalError(
@@ -256,33 +338,32 @@ class RestClient:
     async def _refresh(self, portal: Portal) -> Portal:
         """Spend the refresh token (page "Refreshing OAuth 2.0 tokens"); the portal with the new pair."""
         if not (portal.refresh_token and portal.client_id and portal.client_secret and portal.server_endpoint):
-            raise PortalError(portal=portal.name, method=_OAUTH, code="NO_REFRESH")
+            raise PortalError(portal=portal.name, method=oauth.BY_REFRESH_TOKEN, code="NO_REFRESH")
+        return await self._pair(portal, oauth.BY_REFRESH_TOKEN, oauth.refreshing(portal))
+
+    async def redeem(self, code: str, server_endpoint: str) -> Portal:
+        """The portal with the tokens that a sign-in's code is good for; nothing is stored."""
+        # In the place of the refresh token, the code is kept out of errors as that is.
+        portal = dataclasses.replace(self._portal, server_endpoint=server_endpoint, refresh_token=code)
+        return await self._pair(portal, oauth.BY_CODE, oauth.redeeming(portal, code))
+
+    async def app_info_once(self, portal: Portal) -> dict[str, Any]:
+        """``app.info`` as it answers the access token of ``portal``, which is being tried and is never renewed."""
+        info = (await self._call_patiently(portal, "app.info", {}))["result"]
+        if not isinstance(info, dict):
+            raise self._unexpected("app.info")
+        return info
+
+    async def _pair(self, portal: Portal, called: str, params: Mapping[str, str]) -> Portal:
+        """The portal with the tokens that the token endpoint gives for ``params``."""
         url = _endpoint(portal, portal.server_endpoint, "server_endpoint").origin() / "oauth" / "token" / ""
         # By GET, the one way that is documented and that the official SDKs go; no error of ours holds the address.
-        spent = {
-            "grant_type": "refresh_token",
-            "client_id": portal.client_id,
-            "client_secret": portal.client_secret,
-            "refresh_token": portal.refresh_token,
-        }
-        answer = await self._ask(portal, _OAUTH, url.with_query(spent))
-        pair = [answer.get("access_token"), answer.get("refresh_token")]
-        if not all(isinstance(token, str) and token for token in pair):
+        renewed = oauth.with_pair(portal, await self._ask(portal, called, url.with_query(params)))
+        if renewed is None:
             raise PortalError(
-                portal=portal.name,
-                method=_OAUTH,
-                code="UNEXPECTED_ANSWER",
-                status=200,
-                outcome_unknown=True,
+                portal=portal.name, method=called, code="UNEXPECTED_ANSWER", status=200, outcome_unknown=True
             )
-        # "domain" in this answer is the authorisation server's, not the portal's, so it is not taken over.
-        return dataclasses.replace(
-            portal,
-            access_token=answer["access_token"],
-            refresh_token=answer["refresh_token"],
-            scope=str(answer.get("scope") or portal.scope),
-            user_id=str(answer.get("user_id") or portal.user_id),
-        )
+        return renewed
 
     async def _ask(self, portal: Portal, method: str, url: URL, body: bytes | None = None) -> dict[str, Any]:
         """One request, a POST where there is a body; the answer's JSON object, which holds no error."""
@@ -372,6 +453,10 @@ def _answer(portal: Portal, method: str, status: int, payload: bytes | None) -> 
     if status >= 400:
         raise failure(f"HTTP_{status}", outcome_unknown=unknown)
     return answer
+
+
+def _offline(params: Mapping[str, Any], connector: str) -> dict[str, Any]:
+    return {**params, "auth_connector": connector} if connector else dict(params)
 
 
 def _endpoint(portal: Portal, endpoint: str, called: str) -> URL:

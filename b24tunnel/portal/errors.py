@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 from b24tunnel.errors import OutsideFailure
+from b24tunnel.portal.oauth import BY_CODE
 
-_LOGIN = "store fresh tokens for the portal {portal}"
+_LOGIN = "store fresh tokens for the portal {portal} with `b24tunnel portal login {portal}`"
 
 # Code → (what it means, what to do). From the documentation pages "System errors", "Error codes" (OAuth),
 # "Limits" and "event.bind"; the keys are compared without regard to case.
@@ -19,7 +20,8 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     "INVALID_GRANT": ("the refresh token is spent, expired (180 days) or of another application", _LOGIN),
     "INVALID_CLIENT": (
         "the client_id or client_secret is wrong",
-        "compare them with the application's page on the portal and store the right ones",
+        "compare them with the application's page on the portal and store the right ones with `b24tunnel portal "
+        "add {portal} --replace`",
     ),
     "INVALID_REQUEST": (
         "the request lacks something, or came over http where https is required",
@@ -109,6 +111,10 @@ _MEANINGS: dict[str, tuple[str, str]] = {
         "if the portal has a new address, store that one",
     ),
     "UNEXPECTED_ANSWER": ("the answer does not have the documented shape", "check client_endpoint"),
+    "OTHER_APPLICATION": (
+        "the tokens are another application's than that of the stored client_id",
+        "compare the client_id of `b24tunnel portal show {portal}` with the application's page on the portal",
+    ),
     "NO_REFRESH": (
         "the access token has expired, and refresh_token, client_id, client_secret or server_endpoint is not "
         "stored",
@@ -116,7 +122,27 @@ _MEANINGS: dict[str, tuple[str, str]] = {
     ),
 }
 
-_OWN_CODES = ("NOT_JSON", "ANSWER_TOO_LARGE", "REDIRECTED", "UNEXPECTED_ANSWER", "NO_REFRESH")
+# What is different where a sign-in's code is spent and not a refresh token.
+_OF_CODES: dict[str, tuple[str, str]] = {
+    "INVALID_GRANT": (
+        "the code is spent, older than 30 seconds or of another application",
+        "sign in anew with `b24tunnel portal login {portal}`",
+    ),
+    "INVALID_REQUEST": (
+        "the authorisation server misses something in the request",
+        "check the portal's client_id with `b24tunnel portal show {portal}`",
+    ),
+    "INSUFFICIENT_SCOPE": (
+        "the application asks for more than it may",
+        "compare the scopes in the application's settings on the portal, then sign in anew",
+    ),
+    "EXPIRED_TOKEN": (
+        "the code is older than 30 seconds",
+        "sign in anew with `b24tunnel portal login {portal}`",
+    ),
+}
+
+_OWN_CODES = ("NOT_JSON", "ANSWER_TOO_LARGE", "REDIRECTED", "UNEXPECTED_ANSWER", "OTHER_APPLICATION", "NO_REFRESH")
 _LONGEST_DESCRIPTION = 300
 _LONGEST_CODE = 64
 
@@ -144,9 +170,11 @@ class PortalError(_CallFailure):
     """A portal (or its authorisation server) answered a call with an error, or with no proper answer.
 
     ``code`` is Bitrix24's (``expired_token``), ``HTTP_502`` and the like for an answer without one, or one
-    of ``NOT_JSON``, ``ANSWER_TOO_LARGE``, ``REDIRECTED``, ``UNEXPECTED_ANSWER`` and ``NO_REFRESH``.
+    of ``NOT_JSON``, ``ANSWER_TOO_LARGE``, ``REDIRECTED``, ``UNEXPECTED_ANSWER``, ``OTHER_APPLICATION`` and
+    ``NO_REFRESH``.
     ``description`` is the portal's own text without secrets, ``status`` the HTTP status (0: no answer),
-    ``method`` the REST method (``oauth/token`` for a refresh), ``portal`` the portal's name.
+    ``method`` the REST method (``oauth/token`` for a refresh, ``oauth/token (code)`` for a sign-in), ``portal``
+    the portal's name.
     ``subject`` is the event that the call was about, if there was one. ``outcome_unknown`` says that the
     call may have taken effect all the same.
     """
@@ -169,7 +197,7 @@ class PortalError(_CallFailure):
         super().__init__(portal, method, outcome_unknown)
 
     def _sentence(self) -> str:
-        meaning, advice = _meaning(self.code, self.status)
+        meaning, advice = _meaning(self.code, self.status, self.method)
         own = self.code in _OWN_CODES or self.code.startswith("HTTP_")
         what = f"HTTP {self.status}" if own else self.code or "the error"
         answered = f"was answered with {what}" if self.status or not own else "was not made"
@@ -235,10 +263,10 @@ def _clean(text: str, secrets: tuple[str, ...], longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _meaning(code: str, status: int) -> tuple[str, str]:
+def _meaning(code: str, status: int, method: str) -> tuple[str, str]:
     if not code:
         return "the portal refused", "its own words say why"
-    found = _MEANINGS.get(code.upper())
+    found = (_OF_CODES.get(code.upper()) if method == BY_CODE else None) or _MEANINGS.get(code.upper())
     if found is not None:
         return found
     if code.startswith("HTTP_") and status < 500:

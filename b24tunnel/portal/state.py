@@ -23,13 +23,16 @@ from tinydb import TinyDB, where
 from tinydb.table import Table
 
 from b24tunnel.errors import OutsideFailure, WrongUsage
-from b24tunnel.portal import process
+from b24tunnel.portal import credentials, process
 from b24tunnel.portal.lock import FileLock
 from b24tunnel.portal.storage import AtomicStorage, StateDamaged
 from b24tunnel.this_machine import leads_to_this_machine
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _SECRETS = ("client_secret", "access_token", "refresh_token", "application_token")
+
+# What a renewal of the tokens may change; the rest may have been changed by others meanwhile.
+_RENEWED = ("access_token", "refresh_token", "server_endpoint", "user_id", "scope")
 
 _Document = TypeVar("_Document", "Portal", "LedgerRow")
 
@@ -41,6 +44,8 @@ class Portal:
     Endpoints are URLs as Bitrix24 sends them (``https://example.bitrix24.com/rest/`` and
     ``https://oauth.bitrix.info/rest/``); ``scope`` is the comma-separated list; unknown values are ``""``.
     The field names are those of the page "Complete OAuth 2.0 Authorization Protocol" in the documentation.
+    ``kind`` is the way in: a local application with the full OAuth protocol, one that tells its installation by
+    event, an outgoing webhook. A ``…_from`` says where that secret lies instead of in the state: `credentials`.
     """
 
     name: str
@@ -55,6 +60,9 @@ class Portal:
     application_token: str = ""
     user_id: str = ""
     scope: str = ""
+    kind: Literal["", "oauth", "install", "webhook"] = ""
+    client_secret_from: str = ""
+    application_token_from: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -69,8 +77,12 @@ class Portal:
 
         Numbers become strings, None counts as absent. Raises ``WrongUsage`` without ``client_endpoint``.
         """
-        known = {field.name for field in dataclasses.fields(cls)} - {"name"}
-        taken = {key: str(value) for key, value in values.items() if key in known and value is not None}
+        # Where a secret lies is for this machine's user to say, not for whoever hands out credentials.
+        own = {"name", "kind", "client_secret_from", "application_token_from"}
+        known = {field.name for field in dataclasses.fields(cls)} - own
+        taken: dict[str, Any] = {
+            key: str(value) for key, value in values.items() if key in known and value is not None
+        }
         if not taken.get("client_endpoint"):
             raise WrongUsage(f"the portal {name} needs a client_endpoint, such as https://HOST/rest/")
         return cls(name=name, **taken)
@@ -137,10 +149,37 @@ class UnknownPortal(WrongUsage):
         else:
             hint = (
                 "none is known yet; `b24tunnel sandbox` in another terminal starts a simulated one, "
-                "and the README shows how to store a real one"
+                "and `b24tunnel portal add` stores a real one"
             )
         super().__init__(f"there is no portal {name!r}; {hint}")
         self.name = name
+
+
+class AlreadyStored(WrongUsage):
+    """Another portal has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is a portal {name} already; choose another name, or give --replace to forget what is stored "
+            "of that one"
+        )
+
+
+class StillBound(WrongUsage):
+    """A portal cannot be forgotten, because this tool has bindings on it."""
+
+    def __init__(self, name: str, rows: Iterable[LedgerRow], otherwise: str = "") -> None:
+        rows = list(rows)
+        count = "1 binding" if len(rows) == 1 else f"{len(rows)} bindings"
+        if any(row.in_use for row in rows):
+            what = "end the `b24tunnel listen` that runs with it (Ctrl-C), which unbinds them"
+        elif any(row.state == "kept" for row in rows):
+            what = "unbind them with `b24tunnel bindings clean --kept`"
+        else:
+            what = "unbind them with `b24tunnel bindings clean`"
+        super().__init__(
+            f"the portal {name} still has {count} of this tool; {what}, or leave them there with --force"
+        )
 
 
 class Transaction:
@@ -158,12 +197,18 @@ class Transaction:
         return _portals(self._path, self.db.table("portals"))
 
     def portal(self, name: str) -> Portal:
-        """The portal ``name``; raises ``WrongUsage`` that suggests a near name and lists the known ones."""
+        """The portal ``name`` as it is stored; raises ``WrongUsage``, as ``State.portal`` does."""
         return _pick(self.portals(), name)
 
     def save_portal(self, portal: Portal) -> None:
-        """Store ``portal``, in place of the one with its name."""
-        self.db.table("portals").upsert(dataclasses.asdict(portal), where("name") == portal.name)
+        """Store ``portal``, in place of the one with its name; its secrets that lie elsewhere stay there."""
+        document = dataclasses.asdict(credentials.without_referred(portal))
+        self.db.table("portals").upsert(document, where("name") == portal.name)
+
+    def check_unbound(self, name: str, otherwise: str = "") -> None:
+        """Raise ``StillBound``, ``otherwise`` ending its sentence, while the ledger has rows of this portal."""
+        if rows := self.ledger(name):
+            raise StillBound(name, rows, otherwise)
 
     def remove_portal(self, name: str, only_if: Callable[[Portal], bool] | None = None) -> bool:
         """See ``State.remove_portal``."""
@@ -260,12 +305,50 @@ class State:
             lock.release()
 
     def portals(self) -> list[Portal]:
-        """The stored portals, sorted by name."""
+        """The portals as they are stored, sorted by name: without the secrets that lie elsewhere."""
         return self._reading().portals()
 
     def portal(self, name: str) -> Portal:
-        """The portal ``name``; raises ``WrongUsage`` that suggests a near name and lists the known ones."""
+        """The portal ``name``, for use: with the secrets that lie in the environment or in files.
+
+        Raises ``WrongUsage`` that suggests a near name and lists the known ones, or that says which secret is
+        not where it should be.
+        """
+        return credentials.resolve(self.stored(name))
+
+    def stored(self, name: str) -> Portal:
+        """The portal ``name`` as it is stored, for a look; raises ``WrongUsage`` as ``portal`` does."""
         return self._reading().portal(name)
+
+    def add_portal(self, portal: Portal, *, replace: bool = False) -> None:
+        """Store a new portal; raises ``WrongUsage`` where one has its name, unless that is to be replaced.
+
+        One with bindings is not replaced (``StillBound``): they could be removed no more.
+        """
+        with self.transaction() as transaction:
+            if replace:
+                transaction.check_unbound(portal.name)
+            elif any(known.name == portal.name for known in transaction.portals()):
+                raise AlreadyStored(portal.name)
+            transaction.save_portal(portal)
+
+    def forget_portal(self, name: str, *, force: bool = False) -> None:
+        """Remove the portal ``name``; raises ``UnknownPortal``, and ``StillBound`` unless ``force``."""
+        with self.transaction() as transaction:
+            transaction.portal(name)
+            if not force:
+                transaction.check_unbound(name, ", or leave them there with --force")
+            transaction.remove_portal(name)
+
+    def change_portal(self, name: str, change: Callable[[Portal], Portal]) -> Portal:
+        """Store what ``change`` makes of the portal ``name`` as it is stored now; answers that one, for use.
+
+        Raises ``WrongUsage`` if it is stored no longer, and what ``change`` raises; then nothing is changed.
+        """
+        with self.transaction() as transaction:
+            changed = change(transaction.portal(name))
+            transaction.save_portal(changed)
+        return credentials.resolve(changed)
 
     def save_portal(self, portal: Portal) -> None:
         """Store ``portal``, in place of the one with its name."""
@@ -282,7 +365,7 @@ class State:
             return transaction.remove_portal(name, only_if)
 
     def save_rotated(self, portal: Portal, *, spent: str) -> Portal:
-        """Store ``portal`` with its new tokens if the stored refresh token is still the ``spent`` one.
+        """Store the new tokens of ``portal`` if the stored refresh token is still the ``spent`` one.
 
         Answers the portal as it is stored afterwards: another one where somebody logged in meanwhile.
         Raises ``WrongUsage`` if the portal is stored no longer.
@@ -291,8 +374,9 @@ class State:
             stored = transaction.portal(portal.name)
             if stored.refresh_token != spent:
                 return stored
-            transaction.save_portal(portal)
-            return portal
+            renewed = dataclasses.replace(stored, **{field: getattr(portal, field) for field in _RENEWED})
+            transaction.save_portal(renewed)
+            return renewed
 
     def ledger(self, portal: str | None = None, owner: str | None = None) -> list[LedgerRow]:
         """The ledger's rows, oldest first: all of them, or those of one portal and/or one owner."""

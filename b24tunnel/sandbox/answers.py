@@ -37,9 +37,19 @@ def access_denied(description: str) -> Refusal:
     return Refusal("ACCESS_DENIED", f"Access denied! {description}".rstrip(), 403)
 
 
-def timing(started: float) -> dict[str, object]:
-    """The ``time`` block of an answer to a call that began at ``started`` (unix seconds)."""
-    finished = time.time()
+def no_license(feature: str) -> Refusal:
+    """The refusal of what the portal's plan does not have."""
+    return Refusal("WRONG_LICENSE", f"This feature is not enabled for the current license: {feature}", 403)
+
+
+def timing(started: float, later: float = 0.0, operating: tuple[float, float] | None = None) -> dict[str, object]:
+    """The ``time`` block of an answer to a call that began at ``started`` (unix seconds).
+
+    ``later``: seconds until the answer goes out. ``operating``: the method's working time in the present ten
+    minutes, in seconds, and when these are over, in unix seconds.
+    """
+    finished = time.time() + later
+    spent, reset_at = operating or (0, started + 600)
     duration = finished - started
     return {
         "start": started,
@@ -48,14 +58,14 @@ def timing(started: float) -> dict[str, object]:
         "processing": duration,
         "date_start": _iso(started),
         "date_finish": _iso(finished),
-        "operating_reset_at": int(started) + 600,
-        "operating": 0,
+        "operating_reset_at": int(reset_at),
+        "operating": spent,
     }
 
 
-def envelope(result: object, started: float, extra: Mapping[str, int]) -> dict[str, object]:
+def envelope(result: object, extra: Mapping[str, int], timed: Mapping[str, object]) -> dict[str, object]:
     """The answer to a call that succeeded; ``extra`` holds ``next`` and ``total`` of a list."""
-    return {"result": result, **extra, "time": timing(started)}
+    return {"result": result, **extra, "time": timed}
 
 
 def _iso(seconds: float) -> str:

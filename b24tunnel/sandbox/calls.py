@@ -109,10 +109,11 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """One REST call in ``Sandbox.calls``.
+    """One REST call in ``Sandbox.calls``, or a request for tokens, whose method is ``oauth/token``.
 
-    ``params``: without tokens; empty with ``params_left_out`` set when they were too big to keep.
-    ``error``: the code of the refusal, None on success.
+    ``params``: without tokens; empty with ``params_left_out`` set when they were too big to keep; of a request
+    for tokens only ``grant_type``. ``status``: of the answer, 0 where there was none. ``error``: the code of the
+    refusal, None on success. ``fault``: the kind of the fault that it met.
     """
 
     at: datetime
@@ -121,6 +122,7 @@ class LoggedCall:
     status: int
     error: str | None
     params_left_out: bool = False
+    fault: str | None = None
 
 
 def scalar(value: object) -> str:

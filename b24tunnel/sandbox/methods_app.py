@@ -7,8 +7,6 @@ from .answers import Refusal, access_denied
 from .calls import Call, Method
 from .store import all_scopes
 
-FEATURES = frozenset({"rest_offline_extended", "rest_auth_connector"})
-
 
 def info(call: Call) -> dict[str, Any]:
     """The application: its code, version, whether its installation is finished, the portal's plan."""
@@ -51,7 +49,11 @@ def feature(call: Call) -> dict[str, str]:
     code = call.text("code")
     if not code:
         raise Refusal("CODE_EMPTY", "CODE can't be empty")
-    return {"value": "Y" if code in FEATURES else "N"}
+    features = {
+        "rest_offline_extended": call.portal.offline_extended,
+        "rest_auth_connector": call.portal.auth_connectors,
+    }
+    return {"value": "Y" if features.get(code) else "N"}
 
 
 def method_get(find: Callable[[str], Method | None]) -> Callable[[Call], dict[str, bool]]:

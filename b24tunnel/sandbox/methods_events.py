@@ -75,7 +75,8 @@ def unbind(call: Call) -> dict[str, int]:
     """Removes handlers of an event.
 
     Without ``handler`` this removes every handler of the event, other applications' too: the danger that the
-    page warns of is real, so it is here as well.
+    page warns of is real, so it is here as well. Outgoing webhooks stay (a guess: their rows belong to the
+    portal's own settings).
     """
     code = call.need("event").upper()
     offline = _offline(call)
@@ -90,7 +91,7 @@ def unbind(call: Call) -> dict[str, int]:
         raise access_denied("Event unbinding with AUTH_TYPE requires administrator access rights")
 
     def matches(row: Binding) -> bool:
-        if row.event != code or row.offline != offline:
+        if row.event != code or row.offline != offline or row.webhook:
             return False
         if offline:
             return row.client_id == _client_id(call) and row.connector == connector

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .answers import ERROR_ARGUMENT, Refusal, access_denied
+from .answers import ERROR_ARGUMENT, Refusal, access_denied, no_license
 from .calls import Call, Listing, Method, scalar
 from .offline import OfflineEvent
 
@@ -11,34 +11,45 @@ MESSAGE_ID_LENGTH = 32
 
 
 def get(call: Call) -> dict[str, Any]:
-    """Hands out waiting events: removed at once, or with ``clear=0`` reserved under a ``process_id``."""
+    """Hands out waiting events: removed at once, or with ``clear=0`` reserved under a ``process_id``.
+
+    With a ``process_id`` it hands out what that process has reserved and nothing else, as in the portal's source.
+    """
     _admins_only(call)
+    clear_them = bool(call.number("clear", 1))
+    if not clear_them and not call.portal.offline_extended:
+        raise no_license("extended offline events handling")
     limit = call.number("limit", PAGE)
     if limit <= 0:
-        raise Refusal(ERROR_ARGUMENT, "Value must be positive", argument="LIMIT")
-    process_id = call.text("process_id")
-    with_errors = call.yes("error")
+        raise Refusal(ERROR_ARGUMENT, "Value must be positive integer", argument="LIMIT")
+    process_id = call.text("process_id").strip()
+    again = bool(process_id)
+    with_errors = call.number("error", 0) == 1
     events = call.portal.offline.select(
         lambda event: (
             event.connector == call.text("auth_connector")
-            and event.process_id in ("", process_id)
+            and event.process_id == process_id
             and event.error == with_errors
             and _matches(event, call.table("filter"))
         )
-    )[: min(limit, PAGE)]
+    )
+    events = _ordered(events, call.table("order"))[:limit]
     shown = [event.as_json() for event in events]
-    if call.number("clear", 1):
+    if clear_them:
         call.portal.offline.remove(events)
-        return {"process_id": None, "events": shown}
-    return {"process_id": call.portal.offline.reserve(events, process_id), "events": shown}
+    elif not again:
+        process_id = call.portal.offline.reserve(events)
+    return {"process_id": process_id if again or not clear_them else None, "events": shown}
 
 
 def listing(call: Call) -> Listing:
     """Shows waiting events, a page of 50 at a time, and leaves them where they are."""
     _admins_only(call)
     start = max(0, call.number("start", 0))
-    events = call.portal.offline.select(lambda event: _matches(event, call.table("filter")))
-    events.sort(key=lambda event: event.number)
+    events = call.portal.offline.select(
+        lambda event: event.connector == call.text("auth_connector") and _matches(event, call.table("filter"))
+    )
+    events = _ordered(sorted(events, key=lambda event: event.number), call.table("order"))
     more = start + PAGE < len(events)
     rows = [event.as_row() for event in events[start : start + PAGE]]
     return Listing(rows, len(events), start + PAGE if more else None)
@@ -69,13 +80,29 @@ def _batch(call: Call) -> list[OfflineEvent]:
         raise Refusal(ERROR_ARGUMENT, "Value must be 32 characters long", argument="MESSAGE_ID")
 
     def named(event: OfflineEvent) -> bool:
-        if event.process_id != process_id:
+        if event.process_id != process_id or event.connector != call.text("auth_connector"):
             return False
         if messages:
             return event.message_id in messages
         return not numbers or str(event.number) in numbers
 
     return call.portal.offline.select(named)
+
+
+def _ordered(events: list[OfflineEvent], order: dict[str, Any]) -> list[OfflineEvent]:
+    """The entries in the order that a call asks for; they come in the method's own one."""
+    for name, direction in reversed(order.items()):
+        down = scalar(direction).upper() == "DESC"
+        match name.upper():
+            case "ID":
+                events = sorted(events, key=lambda event: event.number, reverse=down)
+            case "TIMESTAMP_X":
+                events = sorted(events, key=lambda event: event.changed_at, reverse=down)
+            case "EVENT_NAME":
+                events = sorted(events, key=lambda event: event.code, reverse=down)
+            case "MESSAGE_ID":
+                events = sorted(events, key=lambda event: event.message_id, reverse=down)
+    return events
 
 
 def _matches(event: OfflineEvent, conditions: dict[str, Any]) -> bool:

@@ -77,9 +77,9 @@ class OfflineQueue:
         found = [event for event in self._events.values() if wanted(event)]
         return sorted(found, key=lambda event: event.changed_at)
 
-    def reserve(self, events: list[OfflineEvent], process_id: str) -> str:
-        """Marks entries as one batch's; gives the batch's identifier, a new one for ``""``."""
-        process_id = process_id or secrets.token_hex(16)
+    def reserve(self, events: list[OfflineEvent]) -> str:
+        """Marks entries as one batch's; gives the batch's new identifier."""
+        process_id = secrets.token_hex(16)
         for event in events:
             event.process_id = process_id
             self._forget_free(event)

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from . import methods_app, methods_batch, methods_crm, methods_events, methods_offline
-from .answers import Refusal, envelope
-from .calls import Call, Listing, LoggedCall, Method
+from . import methods_app, methods_batch, methods_bizproc, methods_crm, methods_events, methods_offline
+from .answers import Refusal, envelope, no_license, timing
+from .calls import Call, Listing, LoggedCall, Method, scalar
+from .faults import Fault, Faults
+from .limits import Intensity, Limits, Operating
 from .logs import BoundedLog
 from .params import take_token
 from .store import Portal
@@ -54,8 +56,11 @@ def find(name: str) -> Method | None:
 class Rest:
     """Answers REST calls to one portal and remembers the last ones."""
 
-    def __init__(self, portal: Portal, log_length: int) -> None:
+    def __init__(self, portal: Portal, log_length: int, limits: Limits | None = None) -> None:
         self.portal = portal
+        self.faults = Faults()
+        self._intensity = Intensity(limits)
+        self._operating = Operating(limits)
         self._log: BoundedLog[LoggedCall] = BoundedLog(log_length, MAX_LOG_BYTES)
 
     def calls(self) -> list[LoggedCall]:
@@ -63,26 +68,52 @@ class Rest:
         return self._log.entries()
 
     def answer(
-        self, where: Address, read: Callable[[], dict[str, Any]], authorization: str
+        self,
+        where: Address,
+        read: Callable[[], dict[str, Any]],
+        authorization: str,
+        source: str,
+        fault: Fault | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """HTTP status and body of the answer. ``read``: gives the parameters, or raises ``Refusal``."""
+        """HTTP status and body of the answer.
+
+        ``read``: gives the parameters, or raises ``Refusal``. ``source``: the caller's IP address. ``fault``:
+        one that lets the call be carried out, slow or without an answer.
+        """
         started = time.time()
+        later = 0.0 if fault is None else fault.seconds
         params: dict[str, Any] = {}
         refused: Refusal | None = None
         body: dict[str, Any]
         try:
+            self._intensity.take(source)
             params = read()
             token_value = take_token(params, authorization)
             method = self._method(where.method)
             token = self._caller(where, method, token_value)
+            self._check_connector(params)
             result, extra = self._run(where.method, params, token)
-            body = envelope(result, started, extra)
+            key = self._key(where.method, token)
+            self._operating.add(key, later)
+            body = envelope(result, extra, timing(started, later, self._operating.spent(key)))
         except Refusal as refusal:
             refused = refusal
             body = dict(refusal.as_json())
         status = 200 if refused is None else refused.status
-        self._remember(where.method, params, status, None if refused is None else refused.code)
+        self.remember(where.method, params, status, None if refused is None else refused.code, fault)
         return status, body
+
+    def meet(
+        self, where: Address, read: Callable[[], dict[str, Any]], authorization: str, fault: Fault
+    ) -> tuple[int, dict[str, Any]]:
+        """Remembers a call that is not carried out; gives what the fault answers, if it answers in JSON."""
+        try:
+            params = read()
+            take_token(params, authorization)
+        except Refusal:
+            params = {}
+        self.remember(where.method, params, fault.status, fault.code or None, fault)
+        return fault.status, Refusal(fault.code, fault.description).as_json()
 
     def _method(self, name: str) -> Method:
         method = find(name)
@@ -102,6 +133,8 @@ class Rest:
 
     def _run(self, name: str, params: Mapping[str, Any], token: Token | None) -> tuple[object, Mapping[str, int]]:
         method = self._method(name)
+        key = self._key(name, token)
+        self._operating.check(key)
         if not self.portal.has_scope(method.scope):
             bearer = "webhook token" if token is None else "access token"
             description = f"The request requires higher privileges than provided by the {bearer}"
@@ -109,23 +142,40 @@ class Rest:
         call = Call(self.portal, params, token)
         if name == methods_batch.NAME:
             return methods_batch.run(call, self._part), {}
-        result = method.run(call)
+        started = time.monotonic()
+        try:
+            result = method.run(call)
+        finally:
+            self._operating.add(key, time.monotonic() - started)
         if isinstance(result, Listing):
             return result.rows, result.extra()
         return result, {}
+
+    def _key(self, name: str, token: Token | None) -> tuple[str, str]:
+        return (self.portal.own if token is None else token.app).client_id, name
+
+    def _check_connector(self, params: Mapping[str, Any]) -> None:
+        # The portal checks this together with the token, whatever the method.
+        if scalar(params.get("auth_connector")) and not self.portal.auth_connectors:
+            raise no_license("auth_connector")
 
     def _part(self, name: str, params: Mapping[str, Any], token: Token | None) -> tuple[object, Mapping[str, int]]:
         """One command of a batch."""
         method = self._method(name)
         if token is None and method.application_only:
             raise Refusal("WRONG_AUTH_TYPE", "Current authorization type is denied for this method", 403)
+        self._check_connector(params)
         return self._run(name, params, token)
 
-    def _remember(self, method: str, params: Mapping[str, Any], status: int, error: str | None) -> None:
+    def remember(
+        self, method: str, params: Mapping[str, Any], status: int, error: str | None, fault: Fault | None = None
+    ) -> None:
+        """Adds an entry to the log of calls."""
         size = len(json.dumps(params))
         left_out = size > MAX_LOGGED_PARAMS
         kept = {} if left_out else params
-        entry = LoggedCall(datetime.now(UTC), method[:200], kept, status, error, left_out)
+        kind = None if fault is None else fault.kind
+        entry = LoggedCall(datetime.now(UTC), method[:200], kept, status, error, left_out, kind)
         self._log.append(entry, 256 + (0 if left_out else size))
 
 
@@ -134,6 +184,7 @@ _METHODS: dict[str, Method] = {
     **methods_events.METHODS,
     **methods_offline.METHODS,
     **methods_crm.METHODS,
+    **methods_bizproc.METHODS,
     "method.get": Method(methods_app.method_get(find)),
     methods_batch.NAME: Method(methods_batch.never),
 }

@@ -12,6 +12,7 @@ from . import wire
 from .entities import KINDS, Shelf
 from .offline import OfflineQueue
 from .queue import Queue
+from .robots import Robots
 from .tokens import App, Tokens
 
 MAX_BINDINGS = 1_000
@@ -24,7 +25,8 @@ class Binding:
 
     ``handler_id``: travels as ``event_handler_id``. ``handler``: the URL, ``""`` for an offline binding.
     ``user_id``: whose tokens its deliveries carry, 0 for those of the user who caused the event.
-    ``client_id``: the application that it belongs to. ``foreign``: it is another application's.
+    ``client_id``: the application that it belongs to. ``foreign``: it is another application's. ``webhook``: it
+    is an outgoing webhook's.
     """
 
     handler_id: int
@@ -35,29 +37,47 @@ class Binding:
     foreign: bool = False
     offline: bool = False
     connector: str = ""
+    webhook: bool = False
 
 
 class Portal:
-    """One simulated Bitrix24 account with one application of ours and one of a stranger."""
+    """One simulated Bitrix24 account with one application of ours and one of a stranger.
+
+    ``offline_extended``, ``auth_connectors``: whether its plan has these features of offline events.
+    """
 
     def __init__(
-        self, scopes: Sequence[str], admin: bool, installed: bool, user_id: int, token_life: int, queue: Queue
+        self,
+        scopes: Sequence[str],
+        admin: bool,
+        installed: bool,
+        user_id: int,
+        token_life: int,
+        queue: Queue,
+        offline_extended: bool = True,
+        auth_connectors: bool = True,
     ) -> None:
         self.scopes = tuple(dict.fromkeys(scope for scope in scopes if scope != "basic"))
         self.admin = admin
         self.installed = installed
         self.user_id = user_id
         self.queue = queue
+        self.offline_extended = offline_extended
+        self.auth_connectors = auth_connectors
         self.member_id = secrets.token_hex(16)
         self.webhook_secret = secrets.token_hex(8)
         self.own = _new_app(1)
         self.foreign = _new_app(2)
         self.tokens = Tokens(token_life)
         self.pair = self.tokens.issue_pair(self.own, user_id)
+        self.webhooks: dict[str, App] = {}
         self.bindings: list[Binding] = []
         self.shelves = {kind.name: Shelf(kind) for kind in KINDS}
         self.offline = OfflineQueue()
+        self.robots = Robots()
         self.redirect_uri = ""
+        self.install_url = ""
+        self.install_handler_id = 0
         self.origin = ""
         self._last_handler_id = 0
 
@@ -93,6 +113,7 @@ class Portal:
             app is self.foreign,
             offline,
             connector,
+            app.client_id in self.webhooks,
         )
         self.bindings.append(binding)
         return binding
@@ -116,16 +137,18 @@ class Portal:
 
         ``user_id``: who caused it, None for a robot or an agent. ``depth``: how many deliveries in a row led to
         it: the portal stops such a chain after three. ``connector``: the ``auth_connector`` of the call, whose
-        own offline entries it leaves out. ``only``: the handlers of this application alone. Nothing is delivered
-        while the application's installation is not finished. Raises ``wire.TooBig``.
+        own offline entries it leaves out. ``only``: the handlers of this application alone. Our application gets
+        nothing while its installation is not finished. Raises ``wire.TooBig``.
         """
-        if not self.installed or depth >= MAX_DEPTH:
+        if depth >= MAX_DEPTH:
             return 0
         wire.check_size(data)
         queued = 0
         offline_changed = False
         for binding in self.bindings:
             if binding.event != code or (only is not None and binding.client_id != only.client_id):
+                continue
+            if binding.client_id == self.own.client_id and not self.installed:
                 continue
             if not binding.offline:
                 queued += self._deliver(binding, data, user_id, depth)
@@ -137,8 +160,8 @@ class Portal:
         return queued
 
     def _deliver(self, binding: Binding, data: Any, user_id: int | None, depth: int) -> bool:
-        app = self.foreign if binding.foreign else self.own
-        acting = binding.user_id or user_id
+        app = self.webhooks.get(binding.client_id) or (self.foreign if binding.foreign else self.own)
+        acting = None if binding.webhook else binding.user_id or user_id
         head = wire.head(binding.event, binding.handler_id, data, int(time.time()))
 
         def tail() -> bytes:
@@ -156,8 +179,8 @@ class Portal:
 
 
 def all_scopes() -> tuple[str, ...]:
-    """Every scope that an event of the catalogue needs."""
-    return tuple(sorted({entry.scope for entry in catalogue.events().values()} - {"basic"}))
+    """Every scope that an event of the catalogue or a method of the sandbox needs."""
+    return tuple(sorted({entry.scope for entry in catalogue.events().values()} - {"basic"} | {"bizproc"}))
 
 
 def _new_app(number: int) -> App:

@@ -13,6 +13,7 @@ from .answers import Refusal
 
 MAX_KEPT = 10_000
 CODE_LIFE = 30  # seconds, page "OAuth 2.0"
+REFRESH_LIFE = 180 * 24 * 3600  # seconds, page "Automatic renewal of authorization"
 
 _Kept = TypeVar("_Kept")
 
@@ -84,7 +85,7 @@ class Tokens:
         """A new access token and its refresh token."""
         refresh = secrets.token_hex(35)
         table = self._refresh_sent if depth else self._refresh
-        _keep(table, refresh, _Grant(app, user_id, float("inf")))
+        _keep(table, refresh, _Grant(app, user_id, time.time() + REFRESH_LIFE))
         return Pair(self.issue(app, user_id, depth), refresh)
 
     def travelling(self, app: App, user_id: int, depth: int, with_refresh: bool) -> Pair:
@@ -134,6 +135,16 @@ class Tokens:
         for table in (self._access, self._access_sent):
             for value, token in table.items():
                 table[value] = replace(token, expires=min(token.expires, past))
+        self._travelling.clear()
+
+    def age(self, seconds: float) -> None:
+        """Lets every token and code that was given out grow older by so much."""
+        for tokens in (self._access, self._access_sent):
+            for value, token in tokens.items():
+                tokens[value] = replace(token, expires=int(token.expires - seconds))
+        for grants in (self._refresh, self._refresh_sent, self._codes):
+            for value, grant in grants.items():
+                grants[value] = replace(grant, valid_until=grant.valid_until - seconds)
         self._travelling.clear()
 
     def _spend(self, grants: OrderedDict[str, _Grant], value: str, app: App) -> Pair:
