@@ -71,6 +71,7 @@ class CatchUp:
         self._handed_in: list[asyncio.Future[None]] = []
         self._taken: list[OfflineEntry] = []
         self._status = "L"
+        self.recorded = 0  # by all drains together, also by one that failed later
         self._written = 0
         self._damaged: dict[str, str] = {}
         self._told: set[str] = set()
@@ -259,6 +260,7 @@ class CatchUp:
             raise error
         already.add(fresh)
         self._written += len(fresh)
+        self.recorded += len(fresh)
 
     async def _on_disk(self) -> list[BaseException]:
         """Wait until everything that was handed in is written or has failed; the failures."""

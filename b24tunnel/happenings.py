@@ -12,7 +12,7 @@ from b24tunnel.tunnel.supervisor import TunnelState
 class Ready:
     """The address is up and bound; deliveries are recorded from now on.
 
-    ``routes``: codes and globs with the URL of the handler that gets them beside ``forward``, which gets everything.
+    ``routes``: codes and globs with the URL of the handler that gets them, beside ``forward``, which gets all.
     """
 
     session: int

@@ -10,6 +10,7 @@ from b24tunnel.errors import UserError
 from b24tunnel.event import Event
 from b24tunnel.happenings import Happening, Installed, Trouble
 from b24tunnel.portal import Portal, State
+from b24tunnel.portal.installation import confirm_installation
 
 # Anybody who knows the address can claim installations, and each costs a call to the portal, which allows two a
 # second from one address ("Limits").
@@ -46,8 +47,6 @@ class Installations:
         self._waiting += 1
         try:
             async with self._one_at_a_time:
-                from b24tunnel.portal.installation import confirm_installation
-
                 stored = await confirm_installation(self._portal, self._state, event.auth or {})
         except UserError as error:
             self._refusals.append(time.monotonic())

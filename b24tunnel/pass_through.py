@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -230,7 +233,7 @@ class PassThrough:
         if not exchange.begun:
             return unbegun
         if request.transport is not None and exchange.ends_with_connection:
-            request.transport.abort()  # an orderly end would say that this was all
+            _reset(request.transport)  # an orderly end would say that this was all
         return _Written(False)
 
     def _say(self, kind: str, what: str) -> None:
@@ -255,6 +258,15 @@ class _Written(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """End a connection with a TCP reset."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        at_once = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    transport.abort()
 
 
 def _refusal(status: int, text: str) -> web.Response:

@@ -134,6 +134,8 @@ class Receiver:
         """Take no new deliveries, finish those under way within ``seconds``, close all connections."""
         if self._server is not None and self._protocols is not None:
             self._server.close()
+            if self.pass_through is not None:
+                await self.pass_through.stop()
             self._protocols.pre_shutdown()
             await self._protocols.shutdown(seconds)
             self._server = None

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from b24tunnel import forward as forwarding
 from b24tunnel.bound import BoundHandler
+from b24tunnel.catching_up import CatchUp
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
 from b24tunnel.handing_over import HandingOver
 from b24tunnel.handler_path import handler_segment
@@ -30,6 +31,7 @@ from b24tunnel.happenings import (
 from b24tunnel.installations import Installations
 from b24tunnel.journal import Journal, JournalUnwritable, JournalWriter, Tail, follow, rest, rest_unread
 from b24tunnel.origin import Origin
+from b24tunnel.pass_through import PassThrough
 from b24tunnel.portal import Portal, State
 from b24tunnel.receiver import MAX_BODY, Receiver
 from b24tunnel.recording import Attempt, Record, Recording
@@ -54,8 +56,9 @@ class Settings:
     ``tunnels``: those that may be tried, in this order. ``probe``: whether an address has to be seen to work.
     ``keep_bound``: whether the bindings stay when the session ends. ``resume``: whether to forward what earlier
     sessions could not; None tells of it and waits for `resume`. ``forward`` gets everything, and each of
-    ``routes`` what it wants. ``pass_through``: the application that every other path is carried to. ``catch_up``: whether
-    what happened meanwhile is taken from the portal's offline queue. ``senders``: who may deliver (None: anybody).
+    ``routes`` what it wants. ``pass_through``: the application that every other path is carried to.
+    ``catch_up``: whether what happened meanwhile is taken from the portal's offline queue. ``senders``: who may
+    deliver (None: anybody). ``sign_in``: whose return from the portal is waited for.
     """
 
     recordings: Path
@@ -203,27 +206,26 @@ class Session:
                 on_note=self._note,
             )
             if settings.pass_through is not None:
-                from b24tunnel.pass_through import PassThrough
-
-                receiver.pass_through = await stack.enter_async_context(
-                    PassThrough(
-                        settings.pass_through,
-                        max_body=settings.max_body,
-                        recorder=receiver,
-                        on_trouble=self._trouble,
-                    )
+                receiver.pass_through = PassThrough(
+                    settings.pass_through,
+                    max_body=settings.max_body,
+                    recorder=receiver,
+                    timeout=settings.timeout,
+                    on_trouble=self._trouble,
                 )
             if settings.senders is not None:
                 await settings.senders.start()
                 stack.push_async_callback(settings.senders.stop)
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
-            for address, option in [(route.to, "--forward") for route in routes] + [
-                (settings.pass_through, "--pass-through")
-            ]:
-                check_no_loop(address, port, option)
+            for route in routes:
+                check_no_loop(route.to, port)
+            check_no_loop(settings.pass_through, port, "--pass-through")
             stack.push_async_callback(supervisor.close)  # also of one that was cancelled while it opened
-            handler_url = await supervisor.open(port, unproven=not self._binds) + receiver.path
+            public_url = await supervisor.open(port, unproven=not self._binds)
+            handler_url = public_url + receiver.path
+            if receiver.pass_through is not None:
+                receiver.pass_through.scheme = urlsplit(public_url).scheme
             running = [await stack.enter_async_context(self._watching(writer, receiver))]
             handed = handing_over.running(writer, receiver.stop, lambda: receiver.recorded + self._caught_up)
             running += await stack.enter_async_context(handed)
@@ -234,8 +236,6 @@ class Session:
                 await stack.enter_async_context(self._bound.to(handler_url, settings.events))
                 running.append(await stack.enter_async_context(_going_on(self._bound.follow())))
                 if settings.catch_up:
-                    from b24tunnel.catching_up import CatchUp
-
                     catch_up = CatchUp(
                         settings.portal, state, settings.events, writer, journal, self._emit, target=receiver.path
                     )
@@ -299,13 +299,12 @@ class Session:
 
     async def _drain(self, catch_up: CatchUp) -> None:
         try:
-            count = await catch_up.drain()
+            if count := await catch_up.drain():
+                self._emit(Note(f"Caught up: {count} recordings from the offline queue."))
         except UserError as error:
             self._emit(Trouble(f"What happened meanwhile could not be taken from the offline queue: {error}"))
-            return
-        self._caught_up += count
-        if count:
-            self._emit(Note(f"Caught up: {count} recordings from the offline queue."))
+        finally:
+            self._caught_up = catch_up.recorded
 
     def _note(self, message: str) -> None:
         self._emit(Note(message))
@@ -327,9 +326,8 @@ class Session:
         if self._bound is not None:
             self._bound.move_to(handler_url)
         else:
-            self._emit(
-                Trouble(f"The address is another one now, to be pasted in place of the former: {handler_url}")
-            )
+            pasted = f"{handler_url}/oauth" if self._settings.sign_in else handler_url
+            self._emit(Trouble(f"The address is another one now, to be pasted in place of the former: {pasted}"))
 
     @asynccontextmanager
     async def _watching(self, writer: JournalWriter, receiver: Receiver) -> AsyncIterator[asyncio.Task[None]]:

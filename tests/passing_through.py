@@ -1,4 +1,4 @@
-"""A pass-through under a bounded server in this process, what it recorded, and applications that say what they like."""
+"""A pass-through in this process under a bounded server, what it recorded, and applications of any behaviour."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from aiohttp import web
 from receiving import DEADLINE, Answer, Sender
+from waiting import until
 
 from b24tunnel.connections import BoundedServer
+from b24tunnel.event import Event
 from b24tunnel.pass_through import PassThrough
 from b24tunnel.recording import Attempt, Recording, RequestType, decoded_headers
 
@@ -42,6 +44,7 @@ class Passing:
             return self.refuse
         recording = Recording(
             id=f"1-{len(self.recordings) + 1}",
+            code=Event.from_request(request.raw_path, body).code,
             received_at=datetime.now(UTC),
             method=request.method,
             target=request.raw_path,
@@ -52,6 +55,12 @@ class Passing:
         )
         self.recordings.append(recording)
         return recording
+
+    async def attempt(self) -> Attempt:
+        """The only one, which is noted once the answer is out."""
+        await until(lambda: self.attempts)
+        [attempt] = self.attempts
+        return attempt
 
     async def attempted(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
@@ -147,7 +156,8 @@ async def talking(talk: Talk) -> AsyncIterator[Talking]:
     finally:
         application.server.close()
         for writer in application.writers:
-            writer.transport.abort()
+            if not writer.is_closing():
+                writer.transport.abort()
 
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:

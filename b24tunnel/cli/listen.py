@@ -19,11 +19,14 @@ from b24tunnel.cli.terminal import concurrency_option, counted, recordings_optio
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from b24tunnel.happenings import Happening
     from b24tunnel.portal import Portal, State
+    from b24tunnel.senders import Senders
     from b24tunnel.settings import ProjectSettings
     from b24tunnel.tunnel.choosing import Wish
+    from b24tunnel.tunnel.supervisor import Candidate
 
 
 @click.command(
@@ -33,7 +36,20 @@ if TYPE_CHECKING:
 )
 @click.argument("events", nargs=-1, metavar="[EVENT]...")
 @click.option("--forward", metavar="URL", help="Your handler: each recorded event is sent there.")
+@click.option(
+    "--pass-through",
+    metavar="URL",
+    help="Your application: every other path goes there, and its answers go back (pages, placements, robots).",
+)
 @click.option("--portal", metavar="NAME", help="The portal to bind on; not needed when there is only one.")
+@click.option(
+    "--catch-up/--no-catch-up",
+    help="Collect the events in the portal's offline queue too, and take from it what happened meanwhile.",
+)
+@click.option(
+    "--only-from-bitrix24/--no-only-from-bitrix24",
+    help="Refuse what does not come from the addresses that Bitrix24 publishes.",
+)
 @click.option("--no-bind/--bind", help="Bind nothing: only receive, record and forward.")
 @click.option("--keep-bound/--no-keep-bound", help="Leave the events bound at the end.")
 @click.option(
@@ -71,7 +87,10 @@ def listen_command(
     context: click.Context,
     events: tuple[str, ...],
     forward: str | None,
+    pass_through: str | None,
     portal: str | None,
+    catch_up: bool,
+    only_from_bitrix24: bool,
     no_bind: bool,
     keep_bound: bool,
     tunnel: str | None,
@@ -107,14 +126,18 @@ def listen_command(
             "--keep-bound leaves bound what --no-bind does not bind: leave one of them out, or give --bind or "
             "--no-keep-bound where the settings have the other."
         )
+    if catch_up and no_bind:
+        raise click.UsageError("--catch-up binds the events offline, and --no-bind binds nothing: leave one out.")
     settled = settings_of(context)
     codes = bindable_codes(events)
     state = State.open()
     chosen = _portal(state, portal, codes, no_bind)
     wish = _wish(context, settled, here=chosen is not None and chosen.on_this_machine)
+    show = renderer(output)
+    tunnels = choose(wish, settled, state.home)
     settings = Settings(
         recordings=recordings,
-        tunnels=choose(wish, settled, state.home),
+        tunnels=_telling(tunnels) if only_from_bitrix24 else tunnels,
         events=() if no_bind else codes,
         portal=chosen,
         state=state,
@@ -122,13 +145,16 @@ def listen_command(
         keep_bound=keep_bound,
         probe=not no_probe,
         forward=forward,
+        routes=settled.routes,
+        pass_through=pass_through,
+        catch_up=catch_up,
+        senders=_senders(state, settled, lambda told: show(Note(told))()) if only_from_bitrix24 else None,
         resume=resume,
         port=port,
         concurrency=concurrency,
         timeout=timeout,
         max_body=max_body,
     )
-    show = renderer(output)
     if no_bind and codes:
         show(Note(f"Nothing is bound because of --no-bind, {', '.join(codes)} neither."))()
 
@@ -212,6 +238,28 @@ def _is_settled(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
 
 
+def _telling(tunnels: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Those through which it can be told who sent a delivery; raises `WrongUsage` where there is none."""
+    from b24tunnel.errors import WrongUsage
+    from b24tunnel.sender_address import telling_providers, tells_sender
+
+    telling = tuple(candidate for candidate in tunnels if tells_sender(candidate.tunnel.name))
+    if not telling:
+        raise WrongUsage(
+            f"--only-from-bitrix24 needs a tunnel that tells where a delivery comes from, and "
+            f"{', '.join(candidate.tunnel.name for candidate in tunnels)} does not: give --tunnel "
+            f"{' or '.join(telling_providers())}."
+        )
+    return telling
+
+
+def _senders(state: State, settled: ProjectSettings, say: Callable[[str], None]) -> Senders:
+    """Who may deliver."""
+    from b24tunnel.senders import NODE_LISTS, Senders
+
+    return Senders(state.home, lists=settled.origin.lists or NODE_LISTS, further=settled.origin.senders, say=say)
+
+
 def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: bool) -> Portal | None:
     """The portal that is meant. Raises a usage error where binding needs one and none is clear."""
     if name is not None:
@@ -227,7 +275,7 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
                 f"({'known: ' + names if names else 'none is known: b24tunnel sandbox starts a simulated one'}), "
                 "or receive only with --no-bind."
             )
-        chosen = known[0]
+        chosen = state.portal(known[0].name)
     if not codes and not no_bind:
         raise click.UsageError("Name the events to bind (b24tunnel events lists them), or give --no-bind.")
     return chosen
