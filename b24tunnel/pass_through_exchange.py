@@ -90,6 +90,7 @@ class Exchange:
         self._head = request_head(request, application, host=host, scheme=scheme, whole=whole)
         self._expects = whole is None and expects_continue(request)
         self._go_on = asyncio.Event()  # the body may be sent
+        self._waits_for_sender = False
         self._asked = False  # the client was asked for its body
         self._bound: asyncio.Timeout | None = None
         self._fault: Failed | None = None  # of the client, while its body was sent on
@@ -192,15 +193,17 @@ class Exchange:
             await self._to_client(_CONTINUE, begins=False)
 
     async def _next_piece(self) -> bytes:
+        self._waits_for_sender = True
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._request.content.readany()
         except TimeoutError:
-            text = "The body did not arrive in time."
-            raise Failed(408, text, "given up: the sender stopped in the middle of its body", None) from None
+            raise _stalled() from None
         except Exception as error:  # its connection is lost, or what comes is no body
             text = "The body did not arrive whole."
             raise Failed(400, text, "given up: the sender's body broke off", None) from error
+        finally:
+            self._waits_for_sender = False
 
     def _moved(self) -> None:
         if self._bound is not None and not self._bound.expired():
@@ -219,6 +222,8 @@ class Exchange:
                     await self._pass_interim(head)
                 raise NoHttp("it never ends")
         except TimeoutError:
+            if self._waits_for_sender:
+                raise _stalled() from None
             raise self._fault or Failed(
                 504,
                 "The application did not answer in time.",
@@ -364,6 +369,11 @@ async def _chunks(reader: _Reader) -> AsyncGenerator[bytes, None]:
         taken += len(line)
         if taken > _LONGEST_HEAD:
             raise NoHttp("trailers without an end")
+
+
+def _stalled() -> Failed:
+    text = "The body did not arrive in time."
+    return Failed(408, text, "given up: the sender stopped in the middle of its body", None)
 
 
 def _hung_up(reader: _Reader, begun: bool) -> Failed:

@@ -177,6 +177,9 @@ class Session:
                 timeout=settings.timeout,
                 concurrency=settings.concurrency,
             )
+            if settings.senders is not None:
+                await settings.senders.start()
+                stack.push_async_callback(settings.senders.stop)
             stack.callback(handing_over.release)
             await handing_over.find_pending()
             writer = JournalWriter(settings.recordings, **handing_over.in_journal)
@@ -213,9 +216,6 @@ class Session:
                     timeout=settings.timeout,
                     on_trouble=self._trouble,
                 )
-            if settings.senders is not None:
-                await settings.senders.start()
-                stack.push_async_callback(settings.senders.stop)
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
             for route in routes:

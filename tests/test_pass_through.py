@@ -249,13 +249,13 @@ class TestWhatCouldBeReadInTwoWays:
                 body += piece
 
         async with talking(talk) as application:
-            place = Passing(application.url)
+            place = Passing(application.url, timeout=0.3)
             await place.start()
             async with await place.connect() as sender:
                 await sender.send(get("/", BINARY, CHUNKED, method="POST") + b"3\r\nabc\r\n")
                 await until(lambda: body)
                 await sender.send(b"zz\r\n\r\n")
-                assert (await sender.rest()).startswith(b"HTTP/1.1 400 ")
+                assert (await sender.rest()).startswith(b"HTTP/1.1 408 ")
             await until(lambda: application.ended)
             await place.stop()
         assert b"abc" in body
@@ -453,8 +453,9 @@ async def test_a_sender_that_stops_in_its_body_is_a_time_out_of_its_own() -> Non
 
     async with talking(talk) as application, passing(application.url, timeout=0.2) as place:
         said = await place.conversation(get("/", BINARY, "Content-Length: 5", method="POST") + b"abc")
-        assert said.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 504 "))
+        assert said.startswith(b"HTTP/1.1 408 ")
         await until(lambda: application.ended)
+        assert place.troubles == []
 
 
 async def test_a_stream_of_events_comes_piece_by_piece() -> None:
@@ -467,20 +468,23 @@ async def test_a_stream_of_events_comes_piece_by_piece() -> None:
             writer.write(piece)
             await writer.drain()
 
-    async with talking(talk) as application, passing(application.url, timeout=0.5) as place:
-        async with await place.connect() as sender:
-            await sender.send(get("/events"))
-            async with asyncio.timeout(DEADLINE):
-                await sender.reader.readuntil(b"\r\n\r\n")
-                for number in range(5):
-                    event = f"data: {number}\n\n".encode()
-                    step.put_nowait(event)  # the next one is not sent before this one has arrived
-                    assert await sender.reader.readexactly(len(event) + 5) == b"9\r\n" + event + b"\r\n"
-                step.put_nowait(b"")
-                assert await sender.reader.readexactly(5) == b"0\r\n\r\n"
-                await sender.send(get("/events"))  # and the connection may go on
-                await sender.reader.readuntil(b"\r\n\r\n")
+    async with (
+        talking(talk) as application,
+        passing(application.url, timeout=0.5) as place,
+        await place.connect() as sender,
+    ):
+        await sender.send(get("/events"))
+        async with asyncio.timeout(DEADLINE):
+            await sender.reader.readuntil(b"\r\n\r\n")
+            for number in range(5):
+                event = f"data: {number}\n\n".encode()
+                step.put_nowait(event)  # the next one is not sent before this one has arrived
+                assert await sender.reader.readexactly(len(event) + 5) == b"9\r\n" + event + b"\r\n"
             step.put_nowait(b"")
+            assert await sender.reader.readexactly(5) == b"0\r\n\r\n"
+            await sender.send(get("/events"))  # and the connection may go on
+            await sender.reader.readuntil(b"\r\n\r\n")
+        step.put_nowait(b"")
 
 
 class TestHangingUp:
@@ -533,19 +537,22 @@ class TestExpect:
             body = await reader.readexactly(3)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body)
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(self.HEAD)
-                await until(lambda: application.connections)
-                asked.set()
-                assert (await sender.answer()).head == b"HTTP/1.1 100 Continue\r\n\r\n"
-                await sender.send(b"abc")
-                assert (await sender.answer()).body == b"abc"
-                asked.clear()
-                asked.set()
-                await sender.send(self.HEAD + b"def")  # who does not wait is served too
-                assert (await sender.answer()).status == 100
-                assert (await sender.answer()).body == b"def"
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(self.HEAD)
+            await until(lambda: application.connections)
+            asked.set()
+            assert (await sender.answer()).head == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await sender.send(b"abc")
+            assert (await sender.answer()).body == b"abc"
+            asked.clear()
+            asked.set()
+            await sender.send(self.HEAD + b"def")  # who does not wait is served too
+            assert (await sender.answer()).status == 100
+            assert (await sender.answer()).body == b"def"
 
     async def test_the_application_knows_nothing_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("b24tunnel.pass_through_exchange._CONTINUE_SECONDS", 0.05)
@@ -555,12 +562,15 @@ class TestExpect:
             body = await reader.readexactly(3)
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body)
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(self.HEAD)
-                assert (await sender.answer()).status == 100
-                await sender.send(b"abc")
-                assert (await sender.answer()).body == b"abc"
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(self.HEAD)
+            assert (await sender.answer()).status == 100
+            await sender.send(b"abc")
+            assert (await sender.answer()).body == b"abc"
 
     async def test_the_application_does_not_want_the_body(self) -> None:
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -640,16 +650,19 @@ class TestLargeBodies:
             await reader.readexactly(2)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                await sender.send(get("/", BINARY, CHUNKED, method="POST"))
-                chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-                for _ in range(self.SIZE // 0x100000):
-                    await sender.send(chunk)
-                await sender.send(b"0\r\n\r\n")
-                assert (await sender.answer()).status == 200
-                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            await sender.send(get("/", BINARY, CHUNKED, method="POST"))
+            chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+            for _ in range(self.SIZE // 0x100000):
+                await sender.send(chunk)
+            await sender.send(b"0\r\n\r\n")
+            assert (await sender.answer()).status == 200
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert taken == self.SIZE // 0x100000 * 0x100000
         assert grown < 40_000  # KiB
 
@@ -675,10 +688,13 @@ class TestLargeBodies:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.SIZE)
             sent.append(await self._sent_until_it_stops(writer))
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(get())
-                assert (await until(lambda: sent))[0] < 40_000_000
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(get())
+            assert (await until(lambda: sent))[0] < 40_000_000
 
     async def test_a_slow_client_gets_all_of_it(self) -> None:
         body = bytes(range(256)) * 40_000
@@ -688,16 +704,19 @@ class TestLargeBodies:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             await writer.drain()
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(get())
-                await until(lambda: application.connections)
-                await sender.reader.readuntil(b"\r\n\r\n")
-                got = b""
-                while len(got) < len(body):
-                    got += await sender.reader.read(300_000)
-                    await asyncio.sleep(0)
-                assert got == body
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(get())
+            await until(lambda: application.connections)
+            await sender.reader.readuntil(b"\r\n\r\n")
+            got = b""
+            while len(got) < len(body):
+                got += await sender.reader.read(300_000)
+                await asyncio.sleep(0)
+            assert got == body
 
     async def test_an_early_answer_reaches_who_is_still_sending(self) -> None:
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -705,12 +724,15 @@ class TestLargeBodies:
             await reader.readexactly(100_000)
             writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!")
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(get("/", BINARY, f"Content-Length: {self.SIZE}", method="POST") + b"x" * 200_000)
-                answer = await sender.answer()
-                assert (answer.status, answer.body) == (413, b"no!")
-                assert answer.header("connection") == ["close"]
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(get("/", BINARY, f"Content-Length: {self.SIZE}", method="POST") + b"x" * 200_000)
+            answer = await sender.answer()
+            assert (answer.status, answer.body) == (413, b"no!")
+            assert answer.header("connection") == ["close"]
         assert place.troubles == []
 
     async def _sent_until_it_stops(self, out: asyncio.StreamWriter) -> int:
@@ -860,16 +882,19 @@ class TestStopping:
             await answer.wait()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(get())
-                await until(lambda: application.connections)
-                stopping = asyncio.create_task(place.pass_through.stop(DEADLINE))
-                await asyncio.sleep(0)
-                assert (await place.conversation(get("/", CLOSE))).startswith(b"HTTP/1.1 503 ")
-                answer.set()
-                assert (await sender.answer()).body == b"ok"
-                await stopping
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(get())
+            await until(lambda: application.connections)
+            stopping = asyncio.create_task(place.pass_through.stop(DEADLINE))
+            await asyncio.sleep(0)
+            assert (await place.conversation(get("/", CLOSE))).startswith(b"HTTP/1.1 503 ")
+            answer.set()
+            assert (await sender.answer()).body == b"ok"
+            await stopping
 
     async def test_what_takes_long_is_ended_and_noted(self) -> None:
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -891,13 +916,16 @@ class TestStopping:
                 writer.write(b"x" * 100_000)
                 await writer.drain()
 
-        async with talking(talk) as application, passing(application.url) as place:
-            async with await place.connect() as sender:
-                await sender.send(get())
-                await until(lambda: application.connections)
-                await sender.reader.readuntil(b"\r\n\r\n")
-                await place.stop()
-                await until(lambda: application.ended)
+        async with (
+            talking(talk) as application,
+            passing(application.url) as place,
+            await place.connect() as sender,
+        ):
+            await sender.send(get())
+            await until(lambda: application.connections)
+            await sender.reader.readuntil(b"\r\n\r\n")
+            await place.stop()
+            await until(lambda: application.ended)
 
 
 @pytest.mark.parametrize(
