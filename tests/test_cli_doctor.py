@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from programs import Program, Programs, free_port, wait_until
 from raw_server import RawServer, Request, answer_with
-from test_cli_listen import Terminal
+from terminal_program import Terminal
 from tunnel_program import TunnelProgram
 
 from b24tunnel.portal import Portal, State

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from programs import DEADLINE, Program, Programs, free_port, wait_until
 from rest_call import rest
-from test_cli_listen import Terminal
+from terminal_program import Terminal
 
 from b24tunnel import Journal
 from b24tunnel.portal import LedgerRow, Portal, State

@@ -23,7 +23,7 @@ from held_disk import Disk
 from programs import free_port
 from raw_server import RESET, RawServer, Request, answer_with, deliver
 from receiving import receiving
-from test_tunnel_probe import _self_signed
+from self_signed import self_signed
 from tunnel_program import TunnelProgram, children
 from waiting import until
 
@@ -264,7 +264,7 @@ async def a_handler_that_hangs(stage: Stage, around: Around) -> None:
 
 @fault("handler", "TLS certificate is not trusted", "certificate that this machine trusts", 1)
 async def a_handler_whose_certificate_nobody_trusts(stage: Stage, around: Around) -> None:
-    context = _self_signed(stage.directory)
+    context = self_signed(stage.directory)
     way = await stage.stack.enter_async_context(altering_way(free_port(), ssl_context=context))
     stage.change(forward=way.url)
 
@@ -371,7 +371,7 @@ async def a_portal_that_redirects(stage: Stage, around: Around) -> None:
 
 @fault("portal", "TLS certificate is not trusted", "SSL_CERT_FILE", 3)
 async def a_portal_whose_certificate_nobody_trusts(stage: Stage, around: Around) -> None:
-    context = _self_signed(stage.directory)
+    context = self_signed(stage.directory)
     way = await stage.stack.enter_async_context(altering_way(free_port(), ssl_context=context))
     stage.change_portal(client_endpoint=f"{way.url}/rest/")
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -282,6 +283,8 @@ def test_listen_shows_no_secret_in_whatever_way_it_shows(programs: Programs, ech
 
 def test_no_command_shows_a_secret_and_show_reveals_it_when_asked(programs: Programs, echo: RawServer) -> None:
     credentials = programs.b24tunnel("sandbox", "--port", "0", "--delay", "0", "--json").next_json()
+    # Without it nothing can be held against the deliveries of other portals that follow.
+    State.open().save_portal(replace(State.open().portal("sandbox"), application_token=""))
     listen = programs.b24tunnel(
         *("listen", "ONCRMDEALADD", "--portal", "sandbox", "--forward", echo.url, "--output", "json")
     )

@@ -132,6 +132,11 @@ def listening(programs: Programs, *options: str) -> tuple[Program, str]:
     return listen, listen.next_json("ready")["handler_url"]
 
 
+def event(credentials: dict[str, Any]) -> bytes:
+    """An event that has the portal's own token."""
+    return f"event=ONCRMDEALADD&auth[application_token]={credentials['application_token']}".encode()
+
+
 def recorded(programs: Programs) -> list[bytes]:
     return [recording.body for recording in Journal.open(programs.directory / "recordings").recordings()]
 
@@ -144,11 +149,11 @@ def test_through_an_ssh_server_a_delivery_arrives_is_recorded_answered_and_forwa
     with RawServer() as handler:
         listen, url = listening(programs, "--forward", handler.url)
         assert bound(credentials) == {("ONCRMDEALADD", url)}
-        assert deliver(url, b"event=ONCRMDEALADD&data[FIELDS][ID]=1").status == 200
+        assert deliver(url, event(credentials)).status == 200
         rest(credentials, "crm.deal.add", fields={"TITLE": "First"})
         handler.wait_for(2)
         assert listen.stop() == 0
-    assert recorded(programs)[0] == b"event=ONCRMDEALADD&data[FIELDS][ID]=1"
+    assert recorded(programs)[0] == event(credentials)
     assert len(recorded(programs)) == 2
     assert bound(credentials) == set()
 
@@ -187,7 +192,7 @@ def test_a_port_of_the_ssh_server_that_stays_needs_no_other_binding(
     message = ""
     while "is up again" not in message:
         message = listen.next_json("note")["message"]
-    assert deliver(url, b"event=ONCRMDEALADD").status == 200
+    assert deliver(url, event(credentials)).status == 200
     assert listen.stop() == 0
     assert not [line for line in listen.lines if json.loads(line)["type"] == "bound"]
 
@@ -234,7 +239,7 @@ def test_an_output_that_nobody_reads_any_more_ends_it_unbound_and_without_its_tu
             pass
         listen.stdout.close()
         with contextlib.suppress(OSError, AssertionError):  # it may end before it answers
-            deliver(told["handler_url"], b"event=ONCRMDEALADD")
+            deliver(told["handler_url"], event(credentials))
         assert listen.wait(30) == 0
     assert standin.running == []
     assert bound(credentials) == set()
@@ -249,7 +254,7 @@ def test_a_tunnel_program_that_is_killed_is_started_again_and_its_new_address_bo
     assert after != before
     wait_until(lambda: bound(credentials) == {("ONCRMDEALADD", after)}, "only the new address is bound")
     wait_until(lambda: len(standin.running) == 2, "the child of the killed program is gone")
-    assert deliver(after, b"event=ONCRMDEALADD").status == 200
+    assert deliver(after, event(credentials)).status == 200
     assert listen.stop() == 0
 
 
@@ -303,7 +308,7 @@ def test_through_an_agent_deliveries_arrive_it_is_recovered_and_gone_after_kill_
     programs: Programs, agents: dict[str, TunnelProgram], credentials: dict[str, Any], name: str
 ) -> None:
     listen, url = listening(programs, "--tunnel", name)
-    assert deliver(url, b"event=ONCRMDEALADD").status == 200
+    assert deliver(url, event(credentials)).status == 200
     rest(credentials, "crm.deal.add", fields={"TITLE": "First"})
     for _ in range(2):
         listen.next_json("recorded")

@@ -8,21 +8,25 @@ import json
 import resource
 import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from b24pysdk.credentials import OAuthPlacementData, OAuthWorkflowData
+from bitrix_requests import AUTH, PAGE, PAGE_QUERY, ROBOT
 from passing_through import MAX_BODY, PUBLIC, Passing, get, gone, head_of, passing, post, talking
 from programs import Programs, free_port, wait_until
 from raw_server import RESET, RawServer, answer_with
 from receiving import DEADLINE
-from test_request_type import AUTH, PAGE, PAGE_QUERY, ROBOT
+from sandboxed import rest
+from self_signed import self_signed
 from waiting import until
 
 from b24tunnel import form
 from b24tunnel.errors import WrongUsage
 from b24tunnel.pass_through import PassThrough
+from b24tunnel.sandbox import Sandbox
 
 FORWARDED = (
     f"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: {PUBLIC}\r\n"
@@ -589,6 +593,11 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
 
 
+async def echo_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await echo(reader, writer)
+    writer.close()
+
+
 async def test_a_connection_of_a_client_serves_many_requests() -> None:
     async with talking(echo) as application, passing(application.url) as place:
         async with await place.connect() as sender:
@@ -971,6 +980,42 @@ class TestRealApplications:
         assert (placement.placement, placement.placement_options) == ("CRM_DEAL_DETAIL_TAB", {"ID": "7"})
         robot = OAuthWorkflowData.from_dict(seen[1])
         assert robot.document_id == ["crm", "CCrmDocumentContact", "CONTACT_109286"]
+
+    @pytest.mark.parametrize("here", [True, False])
+    async def test_one_with_a_certificate_of_its_own(
+        self, tmp_path: Path, here: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On this machine nobody stands between; elsewhere the certificate has to be trusted."""
+        monkeypatch.setattr("b24tunnel.pass_through_exchange.leads_to_this_machine", lambda url: here)
+        server = await asyncio.start_server(echo_once, "127.0.0.1", 0, ssl=self_signed(tmp_path))
+        async with server, passing(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}") as place:
+            if here:
+                assert (await place.exchange(get("/x"))).body == b"/x"
+            else:
+                assert (await place.conversation(get("/x"))).startswith(b"HTTP/1.1 502 ")
+                assert "its TLS certificate is not trusted" in place.troubles[0]
+
+    async def test_what_the_sandbox_sends_is_recognised_and_reaches_the_application_whole(self, raw: Raw) -> None:
+        raw.server.answer = answer_with("200 OK", b'{"title":"x"}', "Content-Type: application/json")
+        url = raw.place.url
+        async with Sandbox(delay=0) as sandbox:
+            assert (await sandbox.open_page(f"{url}/app")).body == b'{"title":"x"}'
+            assert (await sandbox.open_page(f"{url}/tab?x=1", placement="CRM_DEAL_DETAIL_TAB")).status == 200
+            for code in ("OnAppSettingsInstall", "OnAppSettingsChange"):
+                wizard = await sandbox.run_settings_wizard(f"{url}/settings", code, {"country": "DE"})
+                assert wizard.body == b'{"title":"x"}'
+            robot = {"CODE": "mine", "HANDLER": f"{url}/robot", "NAME": "Mine"}
+            await rest(sandbox, "bizproc.robot.add", **robot)
+            sandbox.run_robot("mine", {"comment": "ж"})
+            await sandbox.idle(DEADLINE)
+        wanted = ["page", "placement", "settings", "settings", "robot"]
+        assert [recording.type for recording in raw.place.recordings] == wanted
+        requests = raw.server.requests
+        assert [request.body for request in requests] == [recording.body for recording in raw.place.recordings]
+        placement = requests[1].line.split(b" ")[1].partition(b"?")[2]
+        OAuthPlacementData.from_dict({**form.parse(placement), **form.parse(requests[1].body)})  # type: ignore[dict-item]
+        read = OAuthWorkflowData.from_dict(form.parse(requests[4].body))  # type: ignore[arg-type]
+        assert read.properties == {"comment": "ж"}
 
     @pytest.mark.php
     async def test_php(self, programs: Programs) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,11 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from altering_way import Deed, Passing, altering_way, answer, as_json, without
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from programs import free_port
 from receiving import PATH, Place, post, receiving, request
+from self_signed import self_signed
 
 from b24tunnel.tunnel.finding import Finding
 from b24tunnel.tunnel.probe import Prober
@@ -185,7 +181,7 @@ async def test_an_address_that_nobody_is_at_is_found(prober: Prober, address: st
 async def test_a_certificate_that_nobody_vouches_for_is_found(
     prober: Prober, place: Place, tmp_path: Path
 ) -> None:
-    async with altering_way(place.receiver.port, ssl_context=_self_signed(tmp_path)) as way:
+    async with altering_way(place.receiver.port, ssl_context=self_signed(tmp_path)) as way:
         finding = await prober.probe(way.url)
     assert finding.kind == "unreachable"
     assert "certificate is not trusted: self-signed certificate" in finding.message
@@ -243,27 +239,3 @@ async def test_a_probe_with_a_large_body_is_refused_within_the_receivers_bounds(
     async with receiving(tmp_path, on_probe=prober.arrived, max_body=1024) as place:
         reply = await place.exchange(request(f"{PATH}/probe/x", "Content-Length: 2000"))
     assert reply.status == 413
-
-
-def _self_signed(directory: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    file = directory / "certificate.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context

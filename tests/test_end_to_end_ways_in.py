@@ -1,0 +1,191 @@
+"""Each way in, from nothing to the first event: what a person types, pastes and clicks, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+import pytest
+from b24pysdk.credentials import OAuthEventData
+from programs import Program, Programs, free_port, wait_until
+from raw_server import RawServer
+from rest_call import rest
+from test_cli_portal import Person, SandboxProcess, address_on, browse
+
+from b24tunnel import Journal
+from b24tunnel.portal import State
+from b24tunnel.recording import Recording
+
+SECRETS = ("access_token", "refresh_token", "client_secret", "application_token")
+
+
+@dataclass
+class Stage:
+    """A portal of which this home knows nothing, a person at a terminal, and the person's handler."""
+
+    programs: Programs
+    sandbox: SandboxProcess
+    handler: RawServer
+    elsewhere: dict[str, str]
+    terminals: list[Person] = field(default_factory=list)
+    run: list[Program] = field(default_factory=list)
+
+    def type(self, *arguments: str) -> Person:
+        """Open a terminal and type a command there."""
+        self.terminals.append(Person(self.programs.directory, *arguments))
+        return self.terminals[-1]
+
+    def change_a_deal(self) -> None:
+        """What somebody else does in the portal."""
+        call = self.programs.run("sandbox", "call", "crm.deal.add", "fields[TITLE]=First", env=self.elsewhere)
+        assert call.process.returncode == 0, str(call)
+        self.run.append(call)
+
+    def recordings(self) -> list[Recording]:
+        """What is on disk."""
+        return list(Journal.open(self.programs.directory / "recordings").recordings())
+
+    def bound(self) -> list[dict[str, str]]:
+        """What the application has bound, as the portal says."""
+        found: list[dict[str, str]] = rest(self.sandbox.credentials, "event.get")
+        return found
+
+    def shown(self) -> str:
+        """All that the person has seen."""
+        return "".join(terminal.read() for terminal in self.terminals) + "".join(map(str, self.run))
+
+
+@pytest.fixture
+def stage(programs: Programs) -> Iterator[Stage]:
+    elsewhere = {"B24TUNNEL_HOME": str(programs.directory / "elsewhere")}
+    sandbox = SandboxProcess(programs.b24tunnel("sandbox", "--delay", "0", "--json", env=elsewhere))
+    assert State.open().portals() == []
+    with RawServer() as handler:
+        stage = Stage(programs, sandbox, handler, elsewhere)
+        try:
+            yield stage
+        finally:
+            for terminal in stage.terminals:
+                terminal.end()
+
+
+def add(stage: Stage, way: str) -> None:
+    """`portal add`, answering what it asks; a local application with OAuth is asked for what its page shows."""
+    adding = stage.type("portal", "add", "work")
+    adding.wait_for("Way in")
+    adding.type(f"{way}\n")
+    adding.wait_for("address")
+    adding.type(f"{stage.sandbox.url}\n")
+    if way == "oauth":
+        adding.wait_for("client_id")
+        adding.type(f"{stage.sandbox.credentials['client_id']}\n")
+        adding.wait_for("not shown")
+        adding.type(f"{stage.sandbox.credentials['client_secret']}\n")
+    assert adding.exit_code() == 0, adding.shown
+    assert "b24tunnel portal login work" in adding.shown
+
+
+def sign_in_with_oauth(stage: Stage, login: Person) -> None:
+    """The address is pasted at the portal, and the browser is sent where the terminal says."""
+    stage.sandbox.application(address_on(login, "/oauth"))
+    login.wait_for("press Enter")
+    login.type("\n")
+    status, page = browse(address_on(login, "/oauth/authorize/"))
+    assert (status, "Signed in" in page) == (200, True)
+    assert not [secret for secret in secrets(stage) if secret in page]
+
+
+def install(stage: Stage, login: Person) -> None:
+    """The address is pasted as the handler's and the installation's, which the portal then tells."""
+    handler = address_on(login, "/b24/")
+    stage.sandbox.application(handler, install=handler, api_only=True)
+    login.wait_for("client_secret")
+    login.type(f"{stage.sandbox.credentials['client_secret']}\n")
+
+
+def secrets(stage: Stage) -> set[str]:
+    """Those that the portal has given out, to whomever."""
+    stored = {secret for portal in State.open().portals() for secret in portal.secrets()}
+    return {str(stage.sandbox.credentials[name]) for name in SECRETS} | stored
+
+
+def finish_installation(stage: Stage) -> None:
+    """What the application's first page does."""
+    stage.sandbox._save({"form": "installation"})
+
+
+def event_by_sdk(body: bytes) -> OAuthEventData:
+    """What the official SDK makes of it."""
+    return OAuthEventData.from_dict(dict(parse_qsl(body.decode(), keep_blank_values=True)))
+
+
+def received(stage: Stage, listen: Person) -> Recording:
+    """The one event of a deal, once it is recorded, and handed over with the same bytes."""
+    listen.wait_for("→ 200")
+    [recording] = [found for found in stage.recordings() if found.code == "ONCRMDEALADD"]
+    assert (recording.source, recording.verdict, recording.portal) == ("tunnel", "verified", "work")
+    wait_until(lambda: recording.body in stage.handler.bodies(), "the handler has it")
+    assert stage.handler.bodies().count(recording.body) == 1
+    return recording
+
+
+def ended(stage: Stage, listen: Person) -> None:
+    """After Ctrl-C nothing is left behind, and no secret was shown."""
+    listen.type("\x03")
+    assert listen.exit_code() == 0, listen.shown
+    assert [row for row in stage.bound() if row["event"] != "ONAPPINSTALL"] == []
+    assert State.open().ledger() == []
+    assert not [secret for secret in secrets(stage) if secret in stage.shown()]
+
+
+def test_oauth(stage: Stage) -> None:
+    add(stage, "oauth")
+    login = stage.type("portal", "login", "work", "--no-browser")
+    sign_in_with_oauth(stage, login)
+    assert login.exit_code() == 0
+    assert "listen ONCRMDEALADD" in login.shown
+    listen = stage.type("listen", "ONCRMDEALADD", "--portal", "work", "--forward", stage.handler.url)
+    listen.wait_for("listens at")
+    print(stage.bound())
+    finish_installation(stage)
+    stage.change_a_deal()
+    listen.wait_for("→ 200")
+    print(listen.read())
+    print([(r.code, r.verdict) for r in stage.recordings()])
+    recording = received(stage, listen)
+    event = event_by_sdk(recording.body)
+    assert (event.event, event.is_system) == ("ONCRMDEALADD", False)
+    ended(stage, listen)
+
+
+def test_install(stage: Stage) -> None:
+    add(stage, "install")
+    login = stage.type("portal", "login", "work")
+    install(stage, login)
+    assert login.exit_code() == 0
+    assert "listen ONCRMDEALADD" in login.shown
+    listen = stage.type("listen", "ONCRMDEALADD", "--portal", "work", "--forward", stage.handler.url)
+    listen.wait_for("listens at")
+    stage.change_a_deal()
+    recording = received(stage, listen)
+    event = event_by_sdk(recording.body)
+    assert (event.event, event.is_system) == ("ONCRMDEALADD", False)
+    ended(stage, listen)
+
+
+def test_webhook(stage: Stage) -> None:
+    add(stage, "webhook")
+    port = str(free_port())
+    login = stage.type("portal", "login", "work", "--port", port)
+    token = stage.sandbox.webhook(address_on(login, "/b24/"))
+    login.wait_for("Application token, which is not shown")
+    login.type(f"{token}\n")
+    assert login.exit_code() == 0
+    listen = stage.type(
+        "listen", "--no-bind", "--portal", "work", "--port", port, "--forward", stage.handler.url
+    )
+    listen.wait_for("listens at")
+    stage.change_a_deal()
+    recording = received(stage, listen)
+    ended(stage, listen)
