@@ -6,6 +6,7 @@ Only what the tunnel itself has put there counts: everything else in a request i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from b24tunnel.addresses import parse_address
 
@@ -28,8 +29,13 @@ def sender_address(headers: Iterable[tuple[str, str]], peer: str | None, provide
     """
     tell = _TELLING.get(provider)
     found = tell(headers, peer) if tell is not None else None
-    address = parse_address(found) if found is not None else None
-    return str(address) if address is not None else None
+    return None if found is None else _as_address(found)
+
+
+@lru_cache(maxsize=1000)  # deliveries come from a few servers, and each waits for this
+def _as_address(text: str) -> str | None:
+    address = parse_address(text)
+    return None if address is None else str(address)
 
 
 def _peer(headers: Iterable[tuple[str, str]], peer: str | None) -> str | None:
