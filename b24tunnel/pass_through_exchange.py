@@ -312,10 +312,10 @@ class Exchange:
         if begins:
             self.begun = True
         writer = self._request.writer
-        await writer.write(data)
-        if not begins:
-            writer.output_size = 0  # the answer itself is still to come
         async with asyncio.timeout(IDLE_SECONDS):
+            await writer.write(data)
+            if not begins:
+                writer.output_size = 0  # the answer itself is still to come
             await writer.drain()
 
     def _keep_some(self, piece: bytes) -> None:

@@ -71,16 +71,17 @@ class SandboxProcess:
     def application(self, handler: str, *, install: str = "", api_only: bool = False) -> None:
         """Save the form of the local application."""
         fields = {"form": "application", "handler": handler, "install": install}
-        self._save(fields | ({"api_only": "Y"} if api_only else {}))
+        self.save(fields | ({"api_only": "Y"} if api_only else {}))
 
     def webhook(self, handler: str) -> str:
         """Add an outgoing webhook; its token."""
-        page = self._save({"form": "webhook", "handler": handler, "events": "ONCRMDEALADD"})
+        page = self.save({"form": "webhook", "handler": handler, "events": "ONCRMDEALADD"})
         found = re.search(r"application token is (\w+)", page)
         assert found is not None, page
         return found[1]
 
-    def _save(self, fields: dict[str, str]) -> str:
+    def save(self, fields: dict[str, str]) -> str:
+        """Fill in a form of that page; the page that comes back."""
         data = urllib.parse.urlencode(fields).encode()
         with urllib.request.urlopen(f"{self.url}/devops/", data, timeout=DEADLINE) as answer:
             return str(answer.read().decode())

@@ -462,6 +462,37 @@ async def test_a_sender_that_stops_in_its_body_is_a_time_out_of_its_own() -> Non
         assert place.troubles == []
 
 
+async def test_a_sender_that_stops_in_its_body_gets_no_endless_answer() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nso far")
+        await gone(reader)
+
+    async with talking(talk) as application, passing(application.url, timeout=0.2) as place:
+        said = await place.conversation(get("/", BINARY, "Content-Length: 5", method="POST") + b"abc")
+        assert said.endswith(b"\r\nso far\r\n")
+        await until(lambda: application.ended)
+
+
+async def test_a_client_that_reads_nothing_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("b24tunnel.pass_through_exchange.IDLE_SECONDS", 0.3)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+
+    async with (
+        talking(talk) as application,
+        passing(application.url) as place,
+        await place.connect() as sender,
+    ):
+        await sender.send(get())
+        await until(lambda: application.ended)
+
+
 async def test_a_stream_of_events_comes_piece_by_piece() -> None:
     step: asyncio.Queue[bytes] = asyncio.Queue()
 

@@ -250,10 +250,11 @@ async def test_a_switch_to_something_else_is_a_failure(answer: bytes) -> None:
     [
         HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"),
         HANDSHAKE.replace(b"GET ", b"POST ").replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"),
+        HANDSHAKE.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"),
         HANDSHAKE.replace(b"Upgrade: websocket", b"Upgrade: h2c"),
         HANDSHAKE.replace(b"keep-alive, Upgrade", b"keep-alive"),
     ],
-    ids=["old client", "with a body", "another protocol", "in one header only"],
+    ids=["old client", "with a body", "a GET with a body", "another protocol", "in one header only"],
 )
 async def test_what_is_no_such_request_is_an_ordinary_one(asking: bytes) -> None:
     heads: list[bytes] = []
