@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pty
@@ -18,6 +19,7 @@ class Terminal:
         self, directory: Path, *arguments: str, program: tuple[str, ...] = (sys.executable, "-m", "b24tunnel")
     ) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.chdir(directory)
@@ -51,11 +53,13 @@ class Terminal:
             return result if result[0] == self._pid else None
 
         _, status = wait_until(ended, f"the program ends, which shows: {self.shown}")
+        self.read()  # what it has shown between the last look and its end
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status)
 
     def read(self) -> str:
         """All that it has shown so far."""
         with contextlib.suppress(OSError):  # nothing to read now, or the program is gone
-            self.shown += os.read(self._terminal, 65536).decode(errors="replace")
+            while piece := os.read(self._terminal, 65536):
+                self.shown += self._decoder.decode(piece)
         return self.shown

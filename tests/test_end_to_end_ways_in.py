@@ -22,7 +22,11 @@ SECRETS = ("access_token", "refresh_token", "client_secret", "application_token"
 
 @dataclass
 class Stage:
-    """A portal of which this home knows nothing, a person at a terminal, and the person's handler."""
+    """A portal of which this home knows nothing, a person at a terminal, and the person's handler.
+
+    ``elsewhere``: the environment of those to whom the portal is known. ``bound_by_hand``: the events that a form
+    of the portal has bound. ``more_secrets``: those that its pages have shown besides its credentials.
+    """
 
     programs: Programs
     sandbox: SandboxProcess
@@ -31,7 +35,7 @@ class Stage:
     terminals: list[Person] = field(default_factory=list)
     run: list[Program] = field(default_factory=list)
     bound_by_hand: list[str] = field(default_factory=list)
-    others_secrets: set[str] = field(default_factory=set)
+    more_secrets: set[str] = field(default_factory=set)
 
     def type(self, *arguments: str) -> Person:
         """Open a terminal and type a command there."""
@@ -54,8 +58,9 @@ class Stage:
         return found
 
     def shown(self) -> str:
-        """All that the person has seen."""
-        return "".join(terminal.read() for terminal in self.terminals) + "".join(map(str, self.run))
+        """All that the person has seen, once every command has ended."""
+        assert all(terminal.ended for terminal in self.terminals)
+        return "".join(terminal.shown for terminal in self.terminals) + "".join(map(str, self.run))
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def install(stage: Stage, login: Person) -> None:
 def secrets(stage: Stage) -> set[str]:
     """Those that the portal has given out, to whomever."""
     stored = {secret for portal in State.open().portals() for secret in portal.secrets()}
-    return {str(stage.sandbox.credentials[name]) for name in SECRETS} | stored | stage.others_secrets
+    return {str(stage.sandbox.credentials[name]) for name in SECRETS} | stored | stage.more_secrets
 
 
 def received(stage: Stage, listen: Person) -> Recording:
@@ -194,7 +199,7 @@ def test_an_outgoing_webhook(stage: Stage) -> None:
     login = stage.type("portal", "login", "work", "--port", port)
     pasted = address_on(login, "/b24/")
     token = stage.sandbox.webhook(pasted)
-    stage.others_secrets.add(token)
+    stage.more_secrets.add(token)
     login.wait_for("Application token, which is not shown")
     login.type(f"{token}\n")
     assert login.exit_code() == 0, login.shown
