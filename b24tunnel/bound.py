@@ -30,13 +30,18 @@ class BoundHandler:
         *,
         back_off: Sequence[float],
         keep: bool = False,
+        on_moved: Callable[[], None] = lambda: None,
     ) -> None:
-        """``back_off``: seconds between tries to move it; ``keep``: what is bound stays when the session ends."""
+        """``back_off``: seconds between tries to move it; ``keep``: what is bound stays when the session ends.
+
+        ``on_moved`` is called when everything is bound to another address.
+        """
         self.left = False
         self._portal = portal
         self._state = state
         self._emit = emit
         self._keep = keep
+        self._on_moved = on_moved
         self._back_off = back_off
         self._handler_url = ""
         self._wanted = ""
@@ -103,6 +108,7 @@ class BoundHandler:
         await self._bindings.bind_all(self._events, handler_url)
         self._handler_url = handler_url
         self._emit(Bound(handler_url, tuple(self._events), self._portal.name))
+        self._on_moved()
         left = await self._bindings.unbind_all(but=handler_url)
         if left:
             events = ", ".join(leftover.row.event for leftover in left)

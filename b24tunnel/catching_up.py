@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,14 @@ from b24tunnel.queue_delivery import queue_delivery
 _NEVER_QUEUED = "ONOFFLINEEVENT"
 # Another run may have thousands of entries to take, at the two calls a second that the portal lets through.
 _PATIENCE = 900.0
+ONLINE_SECONDS = 15.0
+"""For how long something that has just happened may still arrive by the public address: the portal sends events
+"with a slight delay" (page "Events")."""
+
 # Pages of the queue that are looked through for what a crashed run has reserved, far above what portals keep.
 _MOST_PAGES = 10_000
 _MOST_TOLD = 1000
+_LATEST = 253_402_300_799  # the last second of the year 9999
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class CatchUp:
         self._handed_in: list[asyncio.Future[None]] = []
         self._taken: list[OfflineEntry] = []
         self._status = "L"
+        self.left_young = False  # whether the last drain left something to arrive by itself
+        self._young_from: float | None = None
         self.recorded = 0  # by all drains together, also by one that failed later
         self._written = 0
         self._damaged: dict[str, str] = {}
@@ -111,12 +119,14 @@ class CatchUp:
                 )
             )
 
-    async def drain(self) -> int:
+    async def drain(self, since: float | None = None) -> int:
         """Record what is in the queue and remove it there; how many recordings that made.
 
-        Raises ``UserError`` when the portal or the disk fails; the next drain goes on from there.
+        What happened after ``since`` (seconds since 1970 on this machine's clock) is left: it is about to arrive by
+        the public address, and the drain after that tells whether it did. `left_young` then says so. Raises ``UserError`` when the portal or the disk fails; the next drain goes on from there.
         """
         self._written = 0
+        self.left_young = False
         async with self._state.exclusive("offline", self._portal, _PATIENCE):
             # What a cancelled drain handed to the writer reaches the disk before the journal is searched for it.
             await self._on_disk()
@@ -124,8 +134,10 @@ class CatchUp:
             try:
                 async with await self._client() as client:
                     # A call that renews the tokens if they have expired, so that handlers get fresh ones.
-                    info = await client.app_info()
+                    answer = await client.call_full("app.info")
+                    info = answer["result"] if isinstance(answer["result"], dict) else {}
                     self._status = str(info.get("STATUS") or "L")[:1]
+                    self._young_from = None if since is None else since + _ahead(answer.get("time"))
                     queue = self._queue or await self._find_queue(client, self._bindings(client))
                     self._queue = queue
                     if queue.extended:
@@ -178,7 +190,8 @@ class CatchUp:
             if not batch.events:
                 break
             await self._settle(client, queue, batch)
-        await asyncio.to_thread(offline_ledger.note_drained, self._state, self._portal, True)
+        if not self.left_young:
+            await asyncio.to_thread(offline_ledger.note_drained, self._state, self._portal, True)
 
     async def _reserved(self, client: RestClient, queue: _Queue) -> list[str]:
         """The marks under which a run that did not come to its end has reserved entries."""
@@ -293,7 +306,11 @@ class CatchUp:
         entries = []
         for value in values:
             try:
-                entries.append(read_entry(value))
+                entry = read_entry(value)
+                if self._young_from is not None and entry.changed_at > self._young_from:
+                    self.left_young = True
+                else:
+                    entries.append(entry)
             except DamagedEntry as error:
                 number = value.get("ID") if isinstance(value, dict) else None
                 named = number if isinstance(number, str) and number.isdecimal() else "unknown"
@@ -314,6 +331,12 @@ class CatchUp:
                 f"there (the first is ID {number}: {why}); look at them with event.offline.list."
             )
         )
+
+
+def _ahead(timed: Any) -> float:
+    """By how many seconds the portal's clock is ahead of this machine's, as far as an answer's ``time`` tells."""
+    start = timed.get("start") if isinstance(timed, dict) else None
+    return float(start) - time.time() if isinstance(start, int | float) and 0 < start < _LATEST else 0.0
 
 
 def _looked_at(done: asyncio.Future[None]) -> None:

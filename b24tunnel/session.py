@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from b24tunnel import forward as forwarding
 from b24tunnel.bound import BoundHandler
-from b24tunnel.catching_up import CatchUp
+from b24tunnel.catching_up import ONLINE_SECONDS, CatchUp
 from b24tunnel.errors import OutsideFailure, UserError, WrongUsage
 from b24tunnel.handing_over import HandingOver
 from b24tunnel.handler_path import handler_segment
@@ -43,7 +43,7 @@ from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
 
 if TYPE_CHECKING:
-    from b24tunnel.catching_up import CatchUp
+    from b24tunnel.catching_up import ONLINE_SECONDS, CatchUp
     from b24tunnel.portal.sign_in import SignIn
 
 _SHOW_SECONDS = 1.0
@@ -120,6 +120,7 @@ class Session:
         self._tunnel: TunnelState | None = None
         self._handing_over: HandingOver | None = None
         self._gap_is_over = asyncio.Event()
+        self._listening_since = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set, then unbind, close and emit `Stopped`.
@@ -231,16 +232,23 @@ class Session:
             running += await stack.enter_async_context(handed)
             if settings.portal is not None and settings.bind:
                 self._bound = BoundHandler(
-                    settings.portal, state, self._emit, back_off=settings.pace.back_off, keep=settings.keep_bound
+                    settings.portal,
+                    state,
+                    self._emit,
+                    back_off=settings.pace.back_off,
+                    keep=settings.keep_bound,
+                    on_moved=self._listens_again,
                 )
                 await stack.enter_async_context(self._bound.to(handler_url, settings.events))
+                self._listens_again()
                 running.append(await stack.enter_async_context(_going_on(self._bound.follow())))
                 if settings.catch_up:
                     catch_up = CatchUp(
                         settings.portal, state, settings.events, writer, journal, self._emit, target=receiver.path
                     )
                     await catch_up.prepare()
-                    await self._drain(catch_up)
+                    self._gap_is_over.clear()
+                    await self._drain(catch_up, self._listening_since)
                     running.append(await stack.enter_async_context(_going_on(self._catching_up(catch_up))))
             handing_over.begin()
             watching_it = supervisor.watch(lambda url: self._moved(url + receiver.path))
@@ -290,16 +298,29 @@ class Session:
         token = settings.portal.application_token or None
         return Origin(token, confirm=installations.confirm, admits=admits)
 
-    async def _catching_up(self, catch_up: CatchUp) -> None:
-        """After each gap, take what happened meanwhile."""
-        while True:
-            await self._gap_is_over.wait()
-            self._gap_is_over.clear()
-            await self._drain(catch_up)
+    def _listens_again(self) -> None:
+        """From now on what happens arrives by the public address; what happened before may be in the queue."""
+        self._listening_since = time.time()
+        self._gap_is_over.set()
 
-    async def _drain(self, catch_up: CatchUp) -> None:
+    async def _catching_up(self, catch_up: CatchUp) -> None:
+        """After each gap, take what happened meanwhile, and a little later what was to come by itself and did not."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ONLINE_SECONDS if catch_up.left_young else None):
+                    await self._gap_is_over.wait()
+            since = self._listening_since if self._gap_is_over.is_set() else time.time() - ONLINE_SECONDS
+            again = not self._gap_is_over.is_set()
+            self._gap_is_over.clear()
+            await self._drain(catch_up, since)
+            if again:
+                catch_up.left_young = (
+                    False  # what is younger still comes by itself, or is taken after the next gap
+                )
+
+    async def _drain(self, catch_up: CatchUp, since: float) -> None:
         try:
-            if count := await catch_up.drain():
+            if count := await catch_up.drain(since):
                 self._emit(Note(f"Caught up: {count} recordings from the offline queue."))
         except UserError as error:
             self._emit(Trouble(f"What happened meanwhile could not be taken from the offline queue: {error}"))
@@ -319,8 +340,8 @@ class Session:
 
     def _moved(self, handler_url: str) -> None:
         """There was a gap, and the address may be another one now."""
-        self._gap_is_over.set()
         if handler_url == self._handler_url:
+            self._listens_again()
             return
         self._handler_url = handler_url
         if self._bound is not None:

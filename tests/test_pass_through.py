@@ -552,6 +552,19 @@ class TestHangingUp:
     async def test_in_the_middle_of_the_body(self) -> None:
         await self._hang_up(get("/", BINARY, "Content-Length: 10", method="POST") + b"abc")
 
+    async def test_while_it_is_being_recorded(self) -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await gone(reader)
+
+        async with talking(talk) as application, passing(application.url) as place:
+            place.recording.clear()
+            async with await place.connect() as sender:
+                await sender.send(post(form.encode(ROBOT)))
+                await until(lambda: place.pass_through.under_way)
+            await until(lambda: all(each.transport is None for each in place.protocols.connections))
+            place.recording.set()
+            assert (await place.attempt()).error == "given up: the sender hung up before the answer was whole"
+
     async def test_of_a_recorded_one_is_in_its_attempt(self) -> None:
         place = await self._hang_up(post(form.encode(ROBOT)))
         assert [attempt.error for attempt in place.attempts] == [
