@@ -18,6 +18,8 @@ from b24tunnel.recording import Recording
 # What was recorded that much before the oldest entry changed is about something else, even where this machine's
 # clock is wrong. Its line is not parsed.
 _MOST_CLOCK_ERROR = timedelta(days=2)
+# What came online cannot be of later than when it came, but for the clocks.
+_MOST_AHEAD = timedelta(minutes=10)
 # Of each kind. Beyond, what is in the journal may be recorded once more.
 _MOST_REMEMBERED = 500_000
 
@@ -74,6 +76,8 @@ class AlreadyRecorded:
         if recording.source == "offline":
             if (marked := marked_entry(recording)) is not None:
                 self._take(_taken_key(*marked, ts))
+        elif event.ts - recording.received_at > _MOST_AHEAD:
+            return  # made up, and would stand for every change to come
         elif recording.source == "tunnel" and recording.verdict != "mismatched" and ts >= self.since:
             key = _online_key(event.code, event.data)
             if key in self._online or len(self._online) < _MOST_REMEMBERED:

@@ -122,8 +122,9 @@ class CatchUp:
     async def drain(self, since: float | None = None) -> int:
         """Record what is in the queue and remove it there; how many recordings that made.
 
-        What happened after ``since`` (seconds since 1970 on this machine's clock) is left: it is about to arrive by
-        the public address, and the drain after that tells whether it did. `left_young` then says so. Raises ``UserError`` when the portal or the disk fails; the next drain goes on from there.
+        What happened after ``since`` (seconds since 1970 on this machine's clock) is left: it is about to arrive
+        by the public address, and the drain after that tells whether it did. `left_young` then says so. Raises
+        ``UserError`` when the portal or the disk fails; the next drain goes on from there.
         """
         self._written = 0
         self.left_young = False

@@ -18,7 +18,15 @@ from yarl import URL
 
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import JournalUnwritable, JournalWriter, follow
-from b24tunnel.recording import INTERRUPTED, UNREACHED, Attempt, Cause, Recording, decoded_headers
+from b24tunnel.recording import (
+    INTERRUPTED,
+    UNREACHED,
+    Attempt,
+    Cause,
+    Recording,
+    decoded_headers,
+    with_query,
+)
 from b24tunnel.redact import shown_url
 from b24tunnel.send_once import ConnectionLost, send_once
 
@@ -282,16 +290,6 @@ def check_handler_url(url: str) -> str:
     host_end = len(f"{parts.scheme}://{parts.netloc}")
     path = url.partition("#")[0][host_end:]
     return url[:host_end] + re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
-
-
-def with_query(url: str, target: str) -> str:
-    """The handler's URL with the query of a request target added to its own."""
-    query = target.partition("?")[2]
-    if not query:
-        return url
-    # What an address cannot hold as it is goes percent-encoded: the handler decodes it to the same bytes.
-    query = re.sub(r"[^!-~]+|#", lambda found: quote(found[0].encode("utf-8", "surrogateescape")), query)
-    return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
 def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:

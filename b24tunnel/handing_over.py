@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
+from b24tunnel.errors import UserError
 from b24tunnel.forward import Forwarder, Sender
 from b24tunnel.happenings import Happening, Note, Pending, Trouble
 from b24tunnel.journal import Journal, JournalWriter
@@ -16,8 +17,6 @@ from b24tunnel.recording import Recording
 from b24tunnel.routes import Route
 
 _SETTLE_SECONDS = 1.0
-# Recordings whose attempts are looked at together.
-_AT_A_TIME = 1000
 
 
 class HandingOver:
@@ -73,10 +72,10 @@ class HandingOver:
         """Tell what earlier sessions left to be forwarded. Before this session's own file is there."""
         if not self._handlers or not self._wants_resume:
             return
-        if ids := await asyncio.to_thread(self._journal.pending):
+        if ids := await asyncio.to_thread(self._find_owed):
             self._left = True
             if not self._resume.is_set():
-                self._emit(Pending(tuple(ids), False))
+                self._emit(Pending(ids, False))
 
     def release(self) -> None:
         """Let another session hand over what is left."""
@@ -127,7 +126,9 @@ class HandingOver:
     def still_pending(self, recorded: int) -> int:
         """How many recordings, of ``recorded`` ones and of those resumed, some handler did not get."""
         total = recorded + self._resumed
-        return max((total - forwarder.settled for forwarder in self._forwarders), default=0)
+        if not self._forwarders:  # it has not come to that
+            return total if self._handlers else 0
+        return max(total - forwarder.settled for forwarder in self._forwarders)
 
     async def _settle(self, count: int, tasks: list[asyncio.Task[None]]) -> None:
         """A handler that is slow or away waits for next time."""
@@ -148,27 +149,31 @@ class HandingOver:
         if not self._alone.try_acquire():
             self._emit(Note("Another session is handing over what earlier ones left."))
             return ()
-        ids = tuple(await asyncio.to_thread(self._journal.pending))  # another may just have handed them over
+        ids = await asyncio.to_thread(self._find_owed)  # another may just have handed them over
         if ids:
             self._emit(Pending(ids, True))
-        if len(self._handlers) > 1:
-            await asyncio.to_thread(self._find_delivered, ids)
         self._resumed = len(ids)
         return ids
 
-    def _find_delivered(self, ids: tuple[str, ...]) -> None:
-        """Note which handler has got which of these already."""
-        remaining = self._journal.these(ids)
-        while some := list(islice(remaining, _AT_A_TIME)):
-            for recording, attempts in self._journal.with_attempts(some):
-                for url, got in self._got.items():
-                    if any(attempt.delivered and attempt.is_at(url) for attempt in attempts):
-                        got.add(recording.id)
+    def _find_owed(self) -> tuple[str, ...]:
+        """The ids of what a handler of this session is owed; notes which of them has got which already."""
+        found = []
+        for debt in self._journal.debts():
+            wanting = {route.to for route in self._routes if route.wants(debt.code)}
+            if any(debt.is_open_at(url) for url in wanting):
+                found.append(debt.id)
+                for url in wanting:
+                    if not debt.is_open_at(url):
+                        self._got[url].add(debt.id)
+        return tuple(found)
 
     async def _hand_over_when_asked(self) -> None:
         await self._resume.wait()
-        ids = await self._take_pending()
-        await asyncio.gather(*(forwarder.hand_over(self._journal.these(ids)) for forwarder in self._forwarders))
+        try:
+            ids = await self._take_pending()
+            await asyncio.gather(*(each.hand_over(self._journal.these(ids)) for each in self._forwarders))
+        except UserError as error:
+            self._emit(Trouble(f"What earlier sessions left could not be handed over: {error}"))
 
     def _wanted_at(self, url: str) -> Callable[[Recording], bool]:
         routes = [route for route in self._routes if route.to == url]

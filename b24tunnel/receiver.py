@@ -17,10 +17,10 @@ from b24tunnel.connections import BoundedServer
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import JournalUnwritable, JournalWriter
 from b24tunnel.origin import Origin
-from b24tunnel.recording import Attempt, Headers, Recording, RequestType, Verdict, decoded_headers
+from b24tunnel.recording import PAGES, Attempt, Headers, Recording, RequestType, Verdict, decoded_headers
 from b24tunnel.request_type import request_type
 from b24tunnel.seldom import Seldom
-from b24tunnel.verdict import judge, judge_page
+from b24tunnel.verdict import is_without_auth, judge, judge_page
 
 if TYPE_CHECKING:
     from b24tunnel.pass_through import PassThrough
@@ -43,8 +43,8 @@ OnReturn = Callable[[str], Awaitable[tuple[int, str]]]
 # The sender's address by a request's headers and its socket's peer.
 SenderAddress = Callable[[Headers, str | None], str | None]
 
-# Requests of a user's browser, or whose answer the portal reads: they want the application's own answer.
-_PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
+# A request that is not the portal's is kept up to this size: anybody can send one.
+_LARGEST_STRANGE = 64 * 1024
 
 
 def _peer(headers: Headers, peer: str | None) -> str | None:
@@ -159,11 +159,12 @@ class Receiver:
         recording = await self._recorded(request, target, body, None)
         if isinstance(recording, web.Response):
             return recording
-        if recording.type in _PAGES:
+        if recording.type in PAGES:
+            start = "" if self.pass_through else ", and start with --pass-through"
             self._seldom.say(
                 "page",
                 f"{recording.id} asks for a page ({recording.type}) at the handler's address, which has none: "
-                "give the portal your application's own path there, and start with --pass-through.",
+                f"give the portal your application's own path there{start}.",
                 "Requests for pages came to the handler's address: {count} more within a minute.",
                 self._on_trouble,
             )
@@ -191,11 +192,16 @@ class Receiver:
             kind: RequestType = "event"
         else:
             kind = passed_through or request_type(target, headers, body)
-        if kind in _PAGES:
+        if kind in PAGES:
             verdict = judge_page(target, body, self._origin.application_token)
+        elif kind == "robot" and verdict == "mismatched" and is_without_auth(target, body):
+            verdict = "unverified"
         sender = self._sender_address(headers, request.remote)
         if verdict == "mismatched" or self._origin.admits is not None:
-            verdict = await self._second_look(verdict, code, kind, headers, sender, target, body)
+            verdict = await self._second_look(verdict, code, kind, sender, target, body, passed_through is None)
+            if verdict == "mismatched" and len(body) > _LARGEST_STRANGE:
+                self.rejected += 1
+                return _plain(403, "This does not come from the portal, so it is not taken.")
         version = request.version
         recording = Recording(
             id=self._writer.next_id(),
@@ -228,7 +234,7 @@ class Receiver:
             self.mismatched += 1
             return _plain(403, "This does not come from the portal, so it is not taken.")
         if code is not None:
-            self._origin.learn(recording)
+            self._origin.learn(recording, secret_path=passed_through is None)
         return recording
 
     async def _second_look(
@@ -236,18 +242,18 @@ class Receiver:
         verdict: Verdict,
         code: str | None,
         kind: RequestType,
-        headers: Headers,
         sender: str | None,
         target: str,
         body: bytes,
+        secret_path: bool,
     ) -> Verdict:
         """The verdict where the token is another one, or where the sender's address matters."""
         admits = self._origin.admits
-        if admits is not None and kind not in _PAGES and not (sender and await admits(sender)):
+        if admits is not None and kind not in ("page", "placement") and not (sender and await admits(sender)):
             address = sender or "an unknown address"
             self._refuse_origin(f"{code or 'a request'} from {address}, which is none of Bitrix24's")
             return "mismatched"
-        looked = await self._origin.second_look(verdict, code, target, body)
+        looked = await self._origin.second_look(verdict, code, target, body, secret_path=secret_path)
         if looked == "mismatched":
             self._refuse_origin(f"{code or 'a request'} without the portal's application_token")
         return looked

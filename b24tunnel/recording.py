@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from json.encoder import encode_basestring as _quoted  # in C
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import quote
 
 from b24tunnel.event import Event
 from b24tunnel.form import FormError
@@ -22,6 +23,9 @@ Source = Literal["tunnel", "offline", "import", "trigger"]
 Verdict = Literal["verified", "unverified", "mismatched"]
 Cause = Literal["forward", "replay"]
 RequestType = Literal["event", "robot", "placement", "page", "settings", "other"]
+
+PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
+"""Requests of a user's browser, or whose answer the portal reads: they want the application's own answer."""
 
 # What `Attempt.error` begins with when there was no connection: the handler has seen nothing of the delivery.
 UNREACHED = "cannot connect"
@@ -77,8 +81,11 @@ class Recording:
 
     @property
     def to_be_forwarded(self) -> bool:
-        """Whether a handler is to get it after its sender was answered: not what somebody else sent."""
-        return self.verdict != "mismatched" and not self.passed_through
+        """Whether a handler is to get it after its sender was answered.
+
+        Not what somebody else sent, nor what wanted an answer of its own.
+        """
+        return self.verdict != "mismatched" and not self.passed_through and self.type not in PAGES
 
     @property
     def event(self) -> Event:
@@ -183,10 +190,6 @@ class Attempt:
     def delivered(self) -> bool:
         """The try is over and the handler was reached, whatever it made of it."""
         return self.error is None or not self.error.startswith((UNREACHED, INTERRUPTED))
-
-    def is_at(self, url: str) -> bool:
-        """Whether it was made at the handler with this URL, to which a delivery's own query is added."""
-        return self.target == url or self.target.startswith((f"{url}?", f"{url}&"))
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object of format version 1."""
@@ -402,6 +405,16 @@ def _body(record: Mapping[str, Any]) -> bytes:
 
 def _headers(pairs: Any) -> Headers:
     return tuple([(_str(name), _str(value)) for name, value in pairs])
+
+
+def with_query(url: str, target: str) -> str:
+    """The handler's URL with the query of a request target added to its own."""
+    query = target.partition("?")[2]
+    if not query:
+        return url
+    # What an address cannot hold as it is goes percent-encoded: the handler decodes it to the same bytes.
+    query = re.sub(r"[^!-~]+|#", lambda found: quote(found[0].encode("utf-8", "surrogateescape")), query)
+    return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
 def decoded_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

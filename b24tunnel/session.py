@@ -38,6 +38,7 @@ from b24tunnel.recording import Attempt, Record, Recording
 from b24tunnel.routes import Route
 from b24tunnel.sender_address import sender_address
 from b24tunnel.senders import Senders
+from b24tunnel.this_machine import leads_to_this_machine
 from b24tunnel.tunnel.probe import Prober, Unprobed
 from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
@@ -119,6 +120,7 @@ class Session:
         self._bound: BoundHandler | None = None
         self._tunnel: TunnelState | None = None
         self._handing_over: HandingOver | None = None
+        self._receiver: Receiver | None = None
         self._gap_is_over = asyncio.Event()
         self._listening_since = 0.0
 
@@ -187,7 +189,7 @@ class Session:
             stack.push_async_callback(self._close_journal, writer)
             segment = handler_segment(settings.recordings)
             prober = Prober(f"/b24/{segment}")
-            origin = self._origin(state)
+            origin = self._origin(state, stack)
             stack.push_async_callback(origin.close)
             supervisor = Supervisor(
                 settings.tunnels,
@@ -197,7 +199,7 @@ class Session:
                 on_state=self._tell_tunnel,
                 pace=settings.pace,
             )
-            receiver = Receiver(
+            receiver = self._receiver = Receiver(
                 writer,
                 segment,
                 max_body=settings.max_body,
@@ -219,11 +221,10 @@ class Session:
                 )
             port = await receiver.start(settings.host, settings.port)
             stack.push_async_callback(receiver.stop)
-            for route in routes:
-                check_no_loop(route.to, port)
-            check_no_loop(settings.pass_through, port, "--pass-through")
+            check_no_loops(settings, port)
             stack.push_async_callback(supervisor.close)  # also of one that was cancelled while it opened
             public_url = await supervisor.open(port, unproven=not self._binds)
+            check_no_loops(settings, port, public_url)
             handler_url = public_url + receiver.path
             if receiver.pass_through is not None:
                 receiver.pass_through.scheme = urlsplit(public_url).scheme
@@ -288,15 +289,21 @@ class Session:
     def _binds(self) -> bool:
         return self._settings.portal is not None and self._settings.bind
 
-    def _origin(self, state: State) -> Origin:
+    def _origin(self, state: State, stack: AsyncExitStack) -> Origin:
         """Who may deliver."""
         settings = self._settings
         admits = settings.senders.admits if settings.senders else None
         if settings.portal is None:
             return Origin(admits=admits)
-        installations = Installations(settings.portal, state, self._emit)
-        token = settings.portal.application_token or None
-        return Origin(token, confirm=installations.confirm, admits=admits)
+        portal = settings.portal
+        installations = Installations(portal, state, self._emit)
+        stack.callback(installations.close)
+
+        def stored() -> str | None:
+            return state.portal(portal.name).application_token or None
+
+        token = portal.application_token or None
+        return Origin(token, installations=installations, stored=stored, admits=admits)
 
     def _listens_again(self) -> None:
         """From now on what happens arrives by the public address; what happened before may be in the queue."""
@@ -304,7 +311,7 @@ class Session:
         self._gap_is_over.set()
 
     async def _catching_up(self, catch_up: CatchUp) -> None:
-        """After each gap, take what happened meanwhile, and a little later what was to come by itself and did not."""
+        """After each gap, take what happened meanwhile, and later what was to come by itself and did not."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ONLINE_SECONDS if catch_up.left_young else None):
@@ -410,7 +417,9 @@ class Session:
 
     def _still_pending(self) -> int:
         """How many recordings, of this session and the resumed ones, were to be forwarded and are not settled."""
-        return 0 if self._handing_over is None else self._handing_over.still_pending(self._recorded)
+        if self._handing_over is None or self._receiver is None:
+            return 0
+        return max(0, self._handing_over.still_pending(self._receiver.recorded + self._caught_up))
 
     async def _close_journal(self, writer: JournalWriter) -> None:
         try:
@@ -431,13 +440,18 @@ def check_reachable(settings: Settings) -> None:
         )
 
 
-def check_no_loop(address: str | None, port: int, option: str = "--forward") -> None:
+def check_no_loops(settings: Settings, port: int, public_url: str | None = None) -> None:
     """Raise `WrongUsage` where requests would be carried to the receiver itself, over and over."""
-    if address is None:
-        return
-    parts = urlsplit(address)
-    if parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port == port:
-        raise WrongUsage(f"{option} leads to the receiver's own port {port}: give your application's address.")
+    addresses = [("--forward" if r.to == settings.forward else "a route", r.to) for r in settings.all_routes]
+    if settings.pass_through is not None:
+        addresses.append(("--pass-through", settings.pass_through))
+    for named, address in addresses:
+        parts = urlsplit(address)
+        usual = 443 if parts.scheme == "https" else 80
+        if (parts.port or usual) == port and leads_to_this_machine(address):
+            raise WrongUsage(f"{named} leads to the receiver's own port {port}: give your application's address.")
+        if public_url is not None and parts.netloc.lower() == urlsplit(public_url).netloc.lower():
+            raise WrongUsage(f"{named} leads to the public address itself: give your application's own address.")
 
 
 def _user_error_behind(error: BaseException) -> UserError | None:

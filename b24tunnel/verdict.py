@@ -53,12 +53,24 @@ def judge_page(target: str, body: bytes, application_token: str | None) -> Verdi
     if application_token is None or body.count(b"&") + query.count(b"&") > _MOST_PAIRS:
         return "unverified"
     try:
-        token = Event.from_request(target, body).fields.get("APPLICATION_TOKEN")
+        event = Event.from_request(target, body)
     except FormError:
         return "unverified"
-    if not isinstance(token, str):
+    given = (event.fields.get("APPLICATION_TOKEN"), event.application_token)
+    tokens = [token for token in given if isinstance(token, str)]
+    if not tokens:
         return "unverified"
-    return "verified" if _same(token, application_token) else "mismatched"
+    return "verified" if all(_same(token, application_token) for token in tokens) else "mismatched"
+
+
+def is_without_auth(target: str, body: bytes) -> bool:
+    """Whether a delivery has no ``auth`` at all, as the action "Webhook" of a workflow, which proves nothing."""
+    if body.count(b"&") + target.count("&") > _MOST_PAIRS:
+        return False
+    try:
+        return "auth" not in Event.from_request(target, body).fields
+    except FormError:
+        return False
 
 
 def _code_and_token(query: str, body: bytes) -> tuple[str | None, str | None]:

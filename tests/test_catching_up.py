@@ -204,10 +204,12 @@ async def test_the_official_sdk_reads_the_recording_as_an_event(sandbox: Sandbox
 async def test_the_applications_status_is_what_the_portal_says(
     sandbox: Sandbox, first: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def paid(client: RestClient) -> dict[str, Any]:
-        return {"STATUS": "P"}
+    call = RestClient.call_full
 
-    monkeypatch.setattr(RestClient, "app_info", paid)
+    async def paid(client: RestClient, method: str, *given: Any) -> dict[str, Any]:
+        return {"result": {"STATUS": "P"}} if method == "app.info" else await call(client, method, *given)
+
+    monkeypatch.setattr(RestClient, "call_full", paid)
     change(sandbox, 7)
     await first.catch_up.drain()
     [found] = recorded(first.recordings)

@@ -197,8 +197,107 @@ class TestInstallations:
         await stage.deliver(running, stage.installation(NEW_TOKEN, access_token="secret-" * 10))
         await running.stopped()
         said = " ".join(str(happening) for happening in running.of(Trouble))
-        assert "installation" in said
+        assert "ONAPPINSTALL was not believed" in said
         assert not {NEW_TOKEN, "secret-" * 10, stage.known["access_token"]} & set(said.split())
+
+    async def test_one_is_confirmed_once(self, stage: Stage) -> None:
+        running = stage.start()
+        assert await stage.deliver(running, stage.installation(NEW_TOKEN)) == 200
+        await running.until(lambda: running.of(Attempted))
+        await running.stopped()
+        assert len(running.of(Installed)) == 1
+        assert [call.method for call in stage.sandbox.calls].count("app.info") == 1
+
+    async def test_strangers_who_do_not_know_the_path_cannot_keep_a_real_one_out(self, stage: Stage) -> None:
+        with RawServer() as application:
+            running = stage.start(pass_through=f"http://127.0.0.1:{application.port}")
+            elsewhere = (await running.ready()).handler_url.partition("/b24/")[0] + "/anywhere"
+            claims = [
+                stage.installation(NEW_TOKEN, access_token="f" * 70),
+                stage.installation(
+                    NEW_TOKEN, domain="other.example", client_endpoint="https://other.example/rest/"
+                ),
+            ]
+            async with aiohttp.ClientSession() as client:
+                for claim in claims * 10:
+                    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+                    async with client.post(elsewhere, data=claim, headers=headers) as answer:
+                        assert answer.status == 403
+            assert application.requests == []
+            assert await stage.deliver(running, stage.installation(NEW_TOKEN)) == 200
+            assert stage.state.portal("mine").application_token == NEW_TOKEN
+            await running.stopped()
+
+    async def test_claims_that_name_another_portal_cost_nothing(self, stage: Stage) -> None:
+        running = stage.start()
+        for _ in range(20):
+            assert await stage.deliver(running, stage.installation(NEW_TOKEN, member_id="0" * 32)) == 403
+        assert [call for call in stage.sandbox.calls if call.method == "app.info"] == []
+        assert await stage.deliver(running, stage.installation(NEW_TOKEN)) == 200
+
+
+class TestTokens:
+    async def test_one_that_another_process_has_stored_holds(self, stage: Stage) -> None:
+        running = stage.start()
+        await running.ready()
+        stage.state.save_portal(replace(stage.portal, application_token=NEW_TOKEN))
+        assert await stage.deliver(running, event(NEW_TOKEN)) == 200
+        assert await stage.deliver(running, event(stage.known["application_token"])) == 403
+
+    async def test_while_none_is_known_it_is_learned_from_an_event_that_the_portal_confirms(
+        self, stage: Stage
+    ) -> None:
+        signed_in = replace(stage.portal, application_token="")
+        running = stage.start(portal=signed_in)
+        carried = {"application_token": stage.known["application_token"], "access_token": "f" * 70}
+        forged = form.encode({"event": "ONCRMDEALADD", "auth": carried})
+        assert await stage.deliver(running, forged) == 200
+        await running.until(lambda: running.of(Trouble))
+        assert stage.state.portal("mine") == signed_in
+        url = (await running.ready()).handler_url
+        stage.sandbox._portal.bind(stage.sandbox._portal.own, "ONCRMDEALADD", url)
+        stage.sandbox.raise_event("ONCRMDEALADD", {"FIELDS": {"ID": 1}})
+        await running.until(lambda: stage.state.portal("mine").application_token)
+        # The acting user's tokens stay those of who signed in.
+        assert stage.state.portal("mine") == stage.portal
+        assert await stage.deliver(running, event("another")) == 403
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"event=OnAppSettingsEvil&auth[application_token]=wrong",
+            b"saveform=1&auth[domain]=x&auth[application_token]=wrong",
+            b"AUTH_ID=x&DOMAIN=y&APPLICATION_TOKEN=wrong",
+        ],
+    )
+    async def test_pages_with_a_wrong_one_are_refused_too(self, stage: Stage, body: bytes) -> None:
+        running = stage.start()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert await stage.deliver(running, body, **headers) == 403
+        await running.stopped()
+        assert stage.handler.requests == []
+
+    async def test_a_page_at_the_handlers_path_is_never_forwarded(self, stage: Stage) -> None:
+        running = stage.start()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert await stage.deliver(running, b"AUTH_ID=x&DOMAIN=y", **headers) == 200
+        stopped = await running.stopped()
+        assert (stopped.recorded, stopped.pending) == (1, 0)
+        assert stage.handler.requests == []
+
+    async def test_what_is_large_and_not_from_the_portal_is_not_kept(self, stage: Stage) -> None:
+        running = stage.start()
+        assert await stage.deliver(running, event("wrong") + b"&x=" + b"x" * 100_000) == 403
+        await running.stopped()
+        assert stage.verdicts() == []
+
+    async def test_the_action_webhook_of_a_workflow_cannot_prove_itself(self, stage: Stage) -> None:
+        running = stage.start()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = b"document_id[]=crm&document_id[]=CCrmDocumentDeal&document_id[]=DEAL_1"
+        assert await stage.deliver(running, body, **headers) == 200
+        await running.until(lambda: running.of(Attempted))
+        assert stage.verdicts() == ["unverified"]
 
 
 class _Only:

@@ -18,7 +18,7 @@ from b24tunnel.happenings import Attempted, Installed, Recorded, Trouble
 from b24tunnel.journal import Journal
 from b24tunnel.portal import Portal, State
 from b24tunnel.sandbox import Sandbox
-from b24tunnel.session import Settings
+from b24tunnel.session import Settings, check_no_loops
 from b24tunnel.tunnel.local import LocalTunnel
 
 PAGE = answer_with("200 OK", b"<h1>the application</h1>", "Content-Type: text/html", "X-Of-The-Application: yes")
@@ -159,11 +159,11 @@ async def test_a_robot_at_the_handlers_path_is_acknowledged_and_forwarded(stage:
 
 
 async def test_a_page_that_is_asked_of_the_handlers_path_is_told(stage: Stage) -> None:
-    running = stage.start()
+    running = stage.start(pass_through=None)
     page = await stage.sandbox.open_page((await running.ready()).handler_url)
     assert (page.status, page.body) == (200, b"")
     [told] = await running.until(lambda: running.of(Trouble))
-    assert "--pass-through" in told.message
+    assert "start with --pass-through" in told.message
 
 
 async def test_the_probe_and_the_return_are_not_the_applications(stage: Stage) -> None:
@@ -186,3 +186,20 @@ async def test_an_application_that_is_the_receiver_itself_is_refused(stage: Stag
     again = stage.start(port=port, pass_through=f"http://127.0.0.1:{port}")
     with pytest.raises(WrongUsage, match="--pass-through leads to the receiver's own port"):
         await again.task
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]", "localhost.", "127.1", "LOCALHOST"]
+)
+def test_every_spelling_of_this_machine_is_seen(stage: Stage, host: str) -> None:
+    settings = replace(stage.settings, forward=None, pass_through=f"http://{host}:8123/")
+    check_no_loops(settings, 8124)
+    with pytest.raises(WrongUsage, match="own port 8123"):
+        check_no_loops(settings, 8123)
+
+
+def test_the_public_address_is_no_application(stage: Stage) -> None:
+    settings = replace(stage.settings, forward="https://Hooks.example.org/x")
+    check_no_loops(settings, 8123, "https://other.example.org")
+    with pytest.raises(WrongUsage, match="public address itself"):
+        check_no_loops(settings, 8123, "https://hooks.example.org")

@@ -11,11 +11,14 @@ import pytest
 from raw_server import RawServer
 from running_session import Running, tried
 
+from b24tunnel.errors import OutsideFailure
+from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Pending, Ready
 from b24tunnel.journal import Journal
 from b24tunnel.journal.prune import prune
 from b24tunnel.routes import Route
 from b24tunnel.session import Settings
+from b24tunnel.tunnel import Say, TunnelFailed
 from b24tunnel.tunnel.local import LocalTunnel
 
 
@@ -141,3 +144,45 @@ async def test_a_session_without_handlers_owes_nothing(place: Place) -> None:
     await deliver(running, "ONCRMDEALADD")
     await running.stopped()
     assert owed(place) == []
+
+
+async def test_two_handlers_that_differ_by_their_query_are_two(place: Place) -> None:
+    # The one without a query is away, and what the other got is not its own.
+    away = place.both.url
+    routes = (Route(("*",), away), Route(("*",), f"{place.deals.url}?kind=crm"))
+    running = place.start(routes=routes)
+    await deliver(running, "ONCRMDEALADD")
+    await running.until(lambda: place.deals.requests)
+    await running.stopped()
+    assert owed(place) == ["ONCRMDEALADD"]
+
+
+async def test_who_got_it_does_not_get_it_again_when_it_is_the_only_one_left(place: Place) -> None:
+    running = place.start()
+    await deliver(running, "ONCRMDEALADD")
+    await running.until(lambda: place.deals.requests)
+    await running.stopped()
+    again = place.start(routes=(), forward=place.deals.url, resume=True)
+    await again.ready()
+    await again.stopped()
+    assert len(place.deals.requests) == 1
+    # Nobody of this session is owed anything; the other handler still is.
+    assert again.of(Pending) == []
+    assert owed(place) == ["ONCRMDEALADD"]
+
+
+async def test_what_was_acknowledged_before_it_was_ready_is_owed(place: Place) -> None:
+    class Opening(LocalTunnel):
+        """Opens only once a delivery was acknowledged, and fails then."""
+
+        async def open(self, port: int, say: Say) -> str:
+            path = f"/b24/{handler_segment(place.directory)}"
+            url = f"http://127.0.0.1:{port}{path}"
+            async with aiohttp.ClientSession() as client, client.post(url, data=b"event=ONTASKADD") as answer:
+                assert answer.status == 200
+            raise TunnelFailed("it does not open.")
+
+    running = place.start(tunnels=tried(Opening()))
+    with pytest.raises(OutsideFailure):
+        await running.task
+    assert owed(place) == ["ONTASKADD"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
@@ -12,7 +12,7 @@ from b24tunnel.journal import files, lines
 from b24tunnel.journal.files import Segment
 from b24tunnel.journal.marks import Marks
 from b24tunnel.journal.scan import Scan
-from b24tunnel.recording import Attempt, Recording, SessionEnd, SessionStart, parse_id
+from b24tunnel.recording import Attempt, Recording, SessionEnd, SessionStart, parse_id, with_query
 
 # The bit that `Owed.read` sets.
 DELIVERED = 1
@@ -20,20 +20,32 @@ DELIVERED = 1
 _SECONDS_OF_DOUBT = 2.0
 
 
-def pending(scan: Scan) -> Iterator[str]:
-    """The ids of those recordings, in the order in which they came."""
+@dataclass(frozen=True)
+class Debt:
+    """A recording that some handler has not got: its id, code and request target, and where it was delivered."""
+
+    id: str
+    code: str | None
+    target: str
+    reached: tuple[str, ...]
+
+    def is_open_at(self, url: str) -> bool:
+        """Whether the handler at this URL has not got it."""
+        return with_query(url, self.target) not in self.reached
+
+
+def debts(scan: Scan) -> Iterator[Debt]:
+    """These recordings, in the order in which they came."""
     owed = Owed(scan, Marks())
     if not owed.sessions:
         return
     for segment in scan.segments():
         owed.read(segment)
     for document in scan.documents(s for s in scan.segments() if s.session in owed.sessions):
-        if (
-            owed.may_include(document.place)
-            and document.recording is not None
-            and owed.includes(document.recording)
-        ):
-            yield document.recording.id
+        if not owed.may_include(document.place):
+            continue
+        if document.recording is not None and (debt := owed.debt(document.recording)) is not None:
+            yield debt
 
 
 class Owed:
@@ -47,7 +59,7 @@ class Owed:
         self._scan = scan
         self._marks = marks
         self.sessions = _waiting_sessions(scan)
-        self._reached: dict[tuple[int, int], list[Attempt]] = {}
+        self._reached: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def read(self, segment: Segment) -> None:
         """Take note of the attempts in this segment."""
@@ -63,8 +75,7 @@ class Owed:
             attempt = self._scan.read(segment.path, line)
             if isinstance(attempt, Attempt) and attempt.delivered and (named := parse_id(attempt.recording)):
                 if self._has_routes(named[0]):
-                    # Without the answer, of which nothing is asked.
-                    self._reached.setdefault(named, []).append(replace(attempt, headers=(), body=b""))
+                    self._reached[named] = (*self._reached.get(named, ()), attempt.target)
                 else:
                     self._marks[named] |= DELIVERED
 
@@ -72,17 +83,19 @@ class Owed:
         """Whether the recording with this session and number may be one of them."""
         return place is None or (place[0] in self.sessions and not self._marks[place] & DELIVERED)
 
-    def includes(self, recording: Recording) -> bool:
-        """Whether it is one of them."""
+    def debt(self, recording: Recording) -> Debt | None:
+        """What of it is owed; None where nothing is."""
         start = self.sessions.get(recording.session)
         place = parse_id(recording.id)
         if start is None or not recording.to_be_forwarded or not self.may_include(place):
-            return False
-        reached = self._reached.get(place, []) if place else []
-        return not start.routes or any(
-            code_is_one_of(recording.code, events) and not any(attempt.is_at(url) for attempt in reached)
-            for url, events in start.routes
-        )
+            return None
+        reached = self._reached.get(place, ()) if place else ()
+        debt = Debt(recording.id, recording.code, recording.target, reached)
+        if start.routes and not any(
+            code_is_one_of(recording.code, events) and debt.is_open_at(url) for url, events in start.routes
+        ):
+            return None
+        return debt
 
     def _has_routes(self, session: int) -> bool:
         start = self.sessions.get(session)

@@ -169,7 +169,7 @@ class _Prune:
                 place = parse_id(record.id)
                 old = self._cutoff is None or record.received_at < self._cutoff
                 if place is not None and old and index < first_kept:
-                    if self._owed.includes(record):
+                    if self._owed.debt(record) is not None:
                         not_forwarded += 1
                     else:
                         going[0].append(place[0])

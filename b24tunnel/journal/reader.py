@@ -16,7 +16,7 @@ from b24tunnel.journal.check import Checked
 from b24tunnel.journal.document import Document, code_in_head
 from b24tunnel.journal.files import Segment, TornLine
 from b24tunnel.journal.outcomes import Failed
-from b24tunnel.journal.pending import pending
+from b24tunnel.journal.pending import Debt, debts
 from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Attempt, Recording, parse_id
 
@@ -137,7 +137,11 @@ class Journal:
 
         Sessions that still run, only recorded, or ended with nothing pending are passed over.
         """
-        return list(pending(self._scan))
+        return [debt.id for debt in debts(self._scan)]
+
+    def debts(self) -> list[Debt]:
+        """The same, each with where it was delivered, for who has several handlers."""
+        return list(debts(self._scan))
 
     def check(self) -> Iterator[Checked]:
         """What is in each of the journal's files and what is wrong with it; parses every line."""

@@ -25,6 +25,31 @@ class NotConfirmed(OutsideFailure):
     """A delivery claims an installation that is not to be believed; nothing was stored."""
 
 
+class NotThisPortal(NotConfirmed):
+    """It shows by itself that it is not to be believed, without a call."""
+
+
+async def confirm_application_token(
+    portal: Portal, state: State, auth: Mapping[str, Any], *, seconds: float = _SECONDS
+) -> Portal:
+    """The portal as it is stored with the ``application_token`` of any event, and nothing else of it.
+
+    It is believed as an installation is, by the event's own access token. Where one is stored by now, that holds.
+    Raises `NotConfirmed`, and what `State` raises.
+    """
+    tried = _claimed(portal, auth)
+    await _ask(portal, state, tried, seconds)
+
+    def learned(stored: Portal) -> Portal:
+        if stored.client_endpoint != tried.client_endpoint:
+            raise NotConfirmed(f"the portal {stored.name} was stored anew meanwhile")
+        if resolve(stored).application_token:
+            return stored
+        return dataclasses.replace(stored, application_token=tried.application_token)
+
+    return await asyncio.to_thread(state.change_portal, portal.name, learned)
+
+
 async def confirm_installation(
     portal: Portal, state: State, auth: Mapping[str, Any], *, seconds: float = _SECONDS
 ) -> Portal:
@@ -36,6 +61,15 @@ async def confirm_installation(
     ``seconds``, and what `State` raises.
     """
     tried = _claimed(portal, auth)
+    info = await _ask(portal, state, tried, seconds)
+    code = text_of(info, "CODE")
+    if not tried.client_id and code.startswith("local."):
+        tried = dataclasses.replace(tried, client_id=code)
+    return await asyncio.to_thread(state.change_portal, portal.name, lambda stored: _merged(stored, tried))
+
+
+async def _ask(portal: Portal, state: State, tried: Portal, seconds: float) -> dict[str, Any]:
+    """What ``app.info`` says to the claimed token; raises `NotConfirmed`."""
     try:
         async with asyncio.timeout(seconds), RestClient(portal, state, timeout=seconds) as client:
             info = await client.app_info_once(tried)
@@ -44,23 +78,20 @@ async def confirm_installation(
         raise NotConfirmed(f"the portal {portal.name} did not confirm it within {seconds:g} s") from None
     except UserError as error:
         raise NotConfirmed(f"the portal {portal.name} did not confirm it: {error}") from error
-    code = text_of(info, "CODE")
-    if not tried.client_id and code.startswith("local."):
-        tried = dataclasses.replace(tried, client_id=code)
-    return await asyncio.to_thread(state.change_portal, portal.name, lambda stored: _merged(stored, tried))
+    return info
 
 
 def _claimed(portal: Portal, auth: Mapping[str, Any]) -> Portal:
-    """The portal as the delivery has it, with the known address; raises `NotConfirmed` for another portal's."""
+    """The portal as the delivery has it, with the known address; raises `NotThisPortal` for another portal's."""
     values = {key: text_of(auth, key) for key in ("domain", "client_endpoint", "member_id", "server_endpoint")}
     for key in ("domain", "client_endpoint"):
         if values[key] and not is_portals(portal, values[key]):
-            raise NotConfirmed(f"it names another portal than {portal.domain or portal.name}")
+            raise NotThisPortal(f"it names another portal than {portal.domain or portal.name}")
     if portal.member_id and values["member_id"] and values["member_id"] != portal.member_id:
-        raise NotConfirmed(f"it names another account than the portal {portal.name} (member_id)")
+        raise NotThisPortal(f"it names another account than the portal {portal.name} (member_id)")
     access_token = token_of(auth, "access_token")
     if not access_token:
-        raise NotConfirmed("it has no access_token, with which the portal could be asked")
+        raise NotThisPortal("it has no access_token, with which the portal could be asked")
     return dataclasses.replace(
         portal,
         access_token=access_token,
