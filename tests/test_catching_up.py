@@ -690,6 +690,7 @@ async def test_what_was_delivered_online_is_removed_and_not_recorded_again(
         {"verdict": "mismatched"},
         {"portal": "another"},
         {"source": "import"},
+        {"earlier": -3600},  # of a time that has not come: made up, and would stand for every change until then
     ],
 )
 async def test_what_may_be_another_change_is_recorded(
