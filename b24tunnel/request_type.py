@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from b24tunnel import catalogue
 from b24tunnel.event import Event
 from b24tunnel.form import FormError
 from b24tunnel.recording import Headers, RequestType
@@ -25,10 +26,26 @@ _WITH_A_PART = re.compile(
 _PLAIN_EVENT = re.compile(rb"event=(?!(?i:onappsettings))ON[A-Z0-9_]{3,250}")
 _PLAIN_AUTH = (b"auth%5B", b"auth[")
 
-# Codes that are events' by their looks: those of the documentation, which some pages spell in mixed case.
-_CODE = re.compile(
-    r"ON[A-Z0-9_]{3,250}|[Oo]n[A-Z]\w{2,250}|[A-Z_]{1,60}(?:\.[A-Z_]{1,60}){1,3}\.ON\.[A-Z]{1,60}", re.ASCII
+
+def _spelt(name: str) -> str:
+    """A pattern of a name as PHP reads it: characters plain or encoded, and those that become underscores."""
+    octets = "".join(
+        r"(?:[_. +\[]|%(?i:5f|2e|20|2b|5b))" if each == "_" else f"(?:{each}|%(?i:{ord(each):02x}))"
+        for each in name
+    )
+    return octets
+
+
+# One of these is in everything that is not "other".
+_TELLING = re.compile(
+    r"(?:\A|&)(?:[ +]|%20)*(?:{})(?=[=&\[\0]|%5[Bb]|%00|\Z)".format(
+        "|".join(map(_spelt, ("event", "event_token", "workflow_id", "document_id", "saveform", "AUTH_ID")))
+    ).encode()
 )
+
+# Codes that are events' by their looks alone; some pages of the documentation spell them in mixed case, as
+# applications spell the names of their own events.
+_CODE = re.compile(r"ON[A-Z0-9_]{3,250}|[A-Z_]{1,60}(?:\.[A-Z_]{1,60}){1,3}\.ON\.[A-Z]{1,60}", re.ASCII)
 _LIKE_A_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{2,254}", re.ASCII)
 _MODULE = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 
@@ -36,7 +53,8 @@ _MODULE = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 def request_type(target: str, headers: Headers, body: bytes) -> RequestType:
     """What a request is by its fields, which may stand in its query or in its form body as in ``$_REQUEST``.
 
-    - ``event``: has ``event`` with a code ("Events"); where it is no code by its looks, ``auth`` of a portal too.
+    - ``event``: has ``event`` with a code ("Events"), which is documented or, in a body, a code by its looks;
+      any other name needs ``auth`` of a portal too.
     - ``robot``: a robot or an activity ("bizproc.robot.add"), or the action "Webhook" of a workflow, which sends
       no more than ``document_id`` with its three parts.
     - ``settings``: the wizard of an application without an interface, which reads the answer: the form is asked
@@ -44,8 +62,24 @@ def request_type(target: str, headers: Headers, body: bytes) -> RequestType:
     - ``placement``, ``page``: a user's browser opens the application, with AUTH_ID and more: at a PLACEMENT, or
       its page, for which PLACEMENT is DEFAULT ("Simplified OAuth 2.0", "Widgets"). The first opening of an
       installer is a page too: its fields are the same, and only its path tells, which the application alone knows.
-    - ``other``: everything else.
+    - ``other``: everything else, and what is beyond the bounds of what is looked into (`is_hidden`).
+
+    multipart/form-data is not read: Bitrix24 is documented to send forms of the plain kind only, so whatever
+    names its parts have, it is ``other``.
     """
+    return _judged(target, headers, body) or "other"
+
+
+def is_hidden(target: str, headers: Headers, body: bytes) -> bool:
+    """Whether a request may be Bitrix24's, for it has a field that tells so, but is beyond what is looked into."""
+    if _judged(target, headers, body) is not None:
+        return False
+    query = target.partition("?")[2].encode("utf-8", "surrogateescape")
+    return any(_TELLING.search(form) for form in (query, body if may_be_form(headers) else b""))
+
+
+def _judged(target: str, headers: Headers, body: bytes) -> RequestType | None:
+    """The type; None where the fields are beyond the bounds."""
     query = target.partition("?")[2]
     if not body or not may_be_form(headers):
         body = b""
@@ -57,15 +91,25 @@ def request_type(target: str, headers: Headers, body: bytes) -> RequestType:
             return "event"
     else:
         pairs = _with_a_part(body)
-    asked = _with_a_part(query.encode("utf-8", "surrogateescape"))
+    octets = query.encode("utf-8", "surrogateescape")
+    if max(body.count(b"&"), octets.count(b"&")) > _MOST_PAIRS:
+        return None
+    asked = _with_a_part(octets)
     size = sum(map(len, pairs)) + sum(map(len, asked)) + len(pairs) + len(asked)
-    if not (pairs or asked) or size > _MOST_BYTES:
+    if size > _MOST_BYTES:
+        return None
+    if not (pairs or asked):
         return "other"
     try:
         under = b"&".join(asked).decode("utf-8", "surrogateescape")
-        return _of_fields(Event.from_request("?" + under, b"&".join(pairs)).fields)
+        return _of_fields(Event.from_request("?" + under, b"&".join(pairs)).fields, by_looks=bool(pairs))
     except FormError:  # over the codec's bound
-        return "other"
+        return None
+
+
+def says_form(headers: Headers) -> bool:
+    """Whether these headers say that the body is a form."""
+    return may_be_form(headers) and any(name.lower() == "content-type" for name, _ in headers)
 
 
 def may_be_form(headers: Headers) -> bool:
@@ -98,12 +142,14 @@ def _plain_event(pairs: list[bytes]) -> bool:
     )
 
 
-def _of_fields(fields: Mapping[str, Any]) -> RequestType:
+def _of_fields(fields: Mapping[str, Any], *, by_looks: bool) -> RequestType:
     event = fields.get("event")
     if isinstance(event, str) and event:
         if event[:13].lower() == "onappsettings":
             return "settings"
-        if _CODE.fullmatch(event) or (_LIKE_A_CODE.fullmatch(event) and _from_a_portal(fields)):
+        if by_looks and _CODE.fullmatch(event):
+            return "event"
+        if _LIKE_A_CODE.fullmatch(event) and (_from_a_portal(fields) or catalogue.lookup(event) is not None):
             return "event"
     elif _is_robot(fields):
         return "robot"

@@ -283,7 +283,7 @@ def test_listen_shows_no_secret_in_whatever_way_it_shows(programs: Programs, ech
 
 def test_no_command_shows_a_secret_and_show_reveals_it_when_asked(programs: Programs, echo: RawServer) -> None:
     credentials = programs.b24tunnel("sandbox", "--port", "0", "--delay", "0", "--json").next_json()
-    # Without it nothing can be held against the deliveries of other portals that follow.
+    # As long as none is known, nothing can be held against the deliveries of other portals that come first.
     State.open().save_portal(replace(State.open().portal("sandbox"), application_token=""))
     listen = programs.b24tunnel(
         *("listen", "ONCRMDEALADD", "--portal", "sandbox", "--forward", echo.url, "--output", "json")
@@ -291,15 +291,20 @@ def test_no_command_shows_a_secret_and_show_reveals_it_when_asked(programs: Prog
     listen.next_json("ready")
     followers = [programs.b24tunnel("follow"), programs.b24tunnel("follow", "--json")]
 
+    address = State.open().ledger()[0].handler
+
     def all_follow() -> bool:
-        rest(credentials, "crm.deal.add", fields={"TITLE": "One more"})
+        assert deliver(address, RAW_CASES[0].body).status == 200
         listen.next_json("attempt")
         return all(len(follower.lines) >= 2 for follower in followers)
 
     wait_until(all_follow, "both follow")
-    address = State.open().ledger()[0].handler
     last = [deliver(address, case.body) for case in RAW_CASES][-1]
     assert last.status == 200
+    echo.wait_for(len(list(Journal.open(programs.directory / "recordings").recordings())))
+    before = len(echo.requests)
+    rest(credentials, "crm.deal.add", fields={"TITLE": "One more"})
+    wait_until(lambda: len(echo.requests) > before, "the deal's event is forwarded")
     count = len(list(Journal.open(programs.directory / "recordings").recordings()))
     echo.wait_for(count)
     for follower in followers:

@@ -142,6 +142,19 @@ class TestRequests:
         assert b"Content-Length: 3\r\n" in arrived
         assert f"Host: {PUBLIC}\r\n".encode() in arrived
 
+    async def test_connection_cannot_take_away_what_is_meant_for_the_application(self, raw: Raw) -> None:
+        sent = (
+            "X-Forwarded-For: 203.0.113.7",
+            "Cookie: a=1",
+            "Authorization: Bearer x",
+            "CF-Connecting-IP: ::1",
+        )
+        names = "close, x-forwarded-for, cookie, Authorization, cf-connecting-ip"
+        arrived = await raw.arrived(get("/", *sent, f"Connection: {names}"))
+        assert b"X-Forwarded-For: 203.0.113.7, 127.0.0.1\r\n" in arrived
+        for line in sent[1:]:
+            assert line.encode() in arrived
+
     async def test_what_the_tunnel_says_of_the_sender_is_kept_and_added_to(self, raw: Raw) -> None:
         said = ("X-Forwarded-For: 203.0.113.7, 10.0.0.1", "x-forwarded-for: 10.0.0.2")
         said = (*said, "X-Forwarded-Proto: https", "X-FORWARDED-HOST: public.example")
@@ -872,14 +885,42 @@ class TestRecording:
         assert request.header(b"transfer-encoding") == []
         assert request.body == raw.place.recordings[0].body == body
 
-    async def test_a_form_over_the_bound_is_the_application_s(self, raw: Raw) -> None:
+    async def test_a_form_over_the_bound_is_refused_with_a_length_and_without(self, raw: Raw) -> None:
         body = b"event=ONCRMDEALADD&x=" + b"y" * MAX_BODY
-        assert (await raw.place.exchange(post(body))).status == 200
-        assert raw.server.requests[0].body == body
+        head = post(body).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        assert (await raw.place.conversation(head)).startswith(b"HTTP/1.1 413 ")
         kind = "Content-Type: application/x-www-form-urlencoded"
         said = await raw.place.conversation(get("/", kind, CHUNKED, method="POST") + chunks(body, 1 << 19))
-        assert said.startswith(b"HTTP/1.1 413 ")  # what has no length cannot be told beforehand
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert raw.server.requests == []
         assert raw.place.recordings == []
+
+    @pytest.mark.parametrize("padding", [b"&event_token=" + b"x" * 17_000, b"&a=1" * 20_001])
+    async def test_padding_carries_nothing_past_the_check(self, raw: Raw, padding: bytes) -> None:
+        said = await raw.place.conversation(post(b"event=ONCRMDEALADD&auth[domain]=x" + padding, "/", CLOSE))
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert raw.server.requests == []
+
+    async def test_a_large_form_of_the_application_s_own_passes(self, raw: Raw) -> None:
+        body = b"a=1&" * 30_000
+        assert (await raw.place.exchange(post(body))).status == 200
+        assert raw.server.requests[0].body == body
+
+    async def test_a_chunked_body_of_no_type_is_streamed(self, raw: Raw) -> None:
+        body = b"x" * (MAX_BODY + 1)
+        said = await raw.place.conversation(get("/", CHUNKED, CLOSE, method="PUT") + chunks(body, 1 << 19))
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert unchunked(raw.server.requests[0].body) == body
+
+    async def test_what_nobody_foresaw_is_noted(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def run(exchange: object) -> None:
+            raise ValueError("x")
+
+        monkeypatch.setattr("b24tunnel.pass_through_exchange.Exchange.run", run)
+        assert (await raw.place.conversation(post(form.encode(ROBOT), "/", CLOSE))).startswith(b"HTTP/1.1 400 ")
+        assert (await raw.place.attempt()).error == "given up: b24tunnel failed (ValueError)"
+        assert [type(failure) for failure in raw.place.failures] == [ValueError]
+        raw.place.failures.clear()
 
     async def test_a_form_that_waits_to_be_asked_for_is(self, raw: Raw) -> None:
         async with await raw.place.connect() as sender:

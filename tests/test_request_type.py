@@ -9,7 +9,7 @@ from raw_cases import RAW_CASES
 
 from b24tunnel import form
 from b24tunnel.recording import Headers, RequestType
-from b24tunnel.request_type import may_be_form, request_type
+from b24tunnel.request_type import is_hidden, may_be_form, request_type
 
 FORM: Headers = (("Content-Type", "application/x-www-form-urlencoded"),)
 
@@ -54,7 +54,7 @@ def test_every_spelling_of_a_code_is_an_event(code: str) -> None:
     assert of({"event": code}) == "event"
 
 
-@pytest.mark.parametrize("name", ["onappuninstall", "SomethingNew", "a.b"])
+@pytest.mark.parametrize("name", ["onbuttonclick", "onButtonClick", "OnSubmit", "SomethingNew", "a.b"])
 def test_what_is_no_code_by_its_looks_is_an_event_of_a_portal(name: str) -> None:
     assert of({"event": name, "auth": AUTH}) == "event"
     assert of({"event": name}) == "other"
@@ -175,6 +175,38 @@ def test_spellings_that_php_reads_are_read() -> None:
 )
 def test_a_hostile_body_is_something_else(body: bytes) -> None:
     assert request_type("/", FORM, body) == "other"
+
+
+PADDED = {
+    "a long token": b"event=ONCRMDEALADD&event_token=" + b"x" * 17_000,
+    "many pairs": b"event=ONCRMDEALADD" + b"&a=1" * 20_001,
+    "many pairs before it": b"a=1&" * 20_001 + b"%65v%45nt=x&+e%76ent=ONCRMDEALADD",
+    "other tricks": b"event=ONCRMDEALADD" + b"&event[x]=1" * 2_000,
+    "a robot": b"AUTH.ID=1&DOMAIN=" + b"x" * 17_000,
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_padding_takes_out_of_the_bounds_is_told(name: str) -> None:
+    assert request_type("/", FORM, PADDED[name]) == "other"
+    assert is_hidden("/", FORM, PADDED[name])
+    assert is_hidden("/?" + PADDED[name].decode(), (), b"")
+    assert not is_hidden("/", (("Content-Type", "application/json"),), PADDED[name])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"a=1&" * 30_000, b"user.name=x&" * 3_000, b"events=1&my_event=1&x=event" + b"&a=1" * 20_001, b"event=x"],
+)
+def test_a_large_form_of_the_application_hides_nothing(body: bytes) -> None:
+    assert not is_hidden("/", FORM, body)
+
+
+@pytest.mark.parametrize("code", ["onButtonClick", "ONBUTTONCLICK"])
+def test_an_application_s_own_event_in_a_query_is_its_own(code: str) -> None:
+    assert request_type(f"/any?event={code}", (), b"") == "other"
+    assert request_type(f"/any?event={code}&auth[domain]=x.bitrix24.com", (), b"") == "event"
+    assert request_type("/any?event=onCrmDealAdd", (), b"") == "event"
 
 
 def test_the_query_is_bounded_too() -> None:

@@ -277,13 +277,14 @@ class TestTokens:
         await running.stopped()
         assert stage.handler.requests == []
 
-    async def test_a_page_at_the_handlers_path_is_never_forwarded(self, stage: Stage) -> None:
+    async def test_a_page_at_the_handlers_path_has_to_prove_itself(self, stage: Stage) -> None:
         running = stage.start()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        assert await stage.deliver(running, b"AUTH_ID=x&DOMAIN=y", **headers) == 200
-        stopped = await running.stopped()
-        assert (stopped.recorded, stopped.pending) == (1, 0)
-        assert stage.handler.requests == []
+        assert await stage.deliver(running, b"AUTH_ID=x&DOMAIN=y", **headers) == 403
+        proof = f"&APPLICATION_TOKEN={stage.known['application_token']}".encode()
+        assert await stage.deliver(running, b"AUTH_ID=x&DOMAIN=y" + proof, **headers) == 200
+        await running.until(lambda: running.of(Attempted))
+        assert stage.verdicts() == ["mismatched", "verified"]
 
     async def test_what_is_large_and_not_from_the_portal_is_not_kept(self, stage: Stage) -> None:
         running = stage.start()
