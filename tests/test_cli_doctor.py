@@ -81,7 +81,7 @@ def test_on_a_terminal_it_shows_a_line_a_step_with_a_mark_and_the_advice_below(
     assert "\x1b[36m-\x1b[0m handler" in shown
     assert "\n                \x1b[36m→\x1b[0m Name it with --forward URL.\n" in shown
     assert "\x1b[32m✓\x1b[0m delivery" in shown
-    assert "All of it held." in shown
+    assert "All that was looked at held (handler was not)." in shown
 
 
 def test_in_a_pipe_it_is_plain_and_stops_at_what_is_wrong(programs: Programs, sandbox: Program) -> None:

@@ -268,6 +268,28 @@ def test_ctrl_c_ends_a_login_in_order(person: Open, sandbox: SandboxProcess) -> 
     assert "Traceback" not in login.shown
 
 
+def test_ctrl_c_at_a_question_of_add_is_an_interruption(person: Open) -> None:
+    adding = person("portal", "add", "work")
+    adding.wait_for("Way in")
+    adding.type("\x03")
+    assert adding.exit_code() == 130
+    assert "Error: Interrupted." in adding.shown
+    assert "Aborted" not in adding.shown
+
+
+def test_listening_to_a_webhook_says_that_it_is_bound_on_the_portal(programs: Programs) -> None:
+    store(kind="webhook", client_endpoint="https://example.bitrix24.com/rest/", domain="example.bitrix24.com")
+    listen = programs.run("listen", "ONCRMDEALADD", "--portal", "work")
+    assert listen.process.returncode == 2
+    assert "listen with --no-bind" in "".join(listen.errors)
+
+
+def test_a_methods_name_is_written_as_it_is(programs: Programs) -> None:
+    store(kind="oauth", client_endpoint="http://127.0.0.1:9/rest/", domain="127.0.0.1:9", access_token="x")
+    listen = programs.run("listen", "ONCRMDEALADD", "--portal", "work", "--tunnel", "local")
+    assert "".join(listen.errors).startswith("Error: app.info on the portal work got no answer")
+
+
 def test_ctrl_c_at_a_hidden_question_leaves_a_terminal_that_shows_what_is_typed(
     person: Open, sandbox: SandboxProcess
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from raw_server import RawServer
 from running_session import Running, tried
 
+from b24tunnel.cli.render import renderer
 from b24tunnel.errors import OutsideFailure
 from b24tunnel.handler_path import handler_segment
 from b24tunnel.happenings import Attempted, Pending, Ready
@@ -186,3 +187,20 @@ async def test_what_was_acknowledged_before_it_was_ready_is_owed(place: Place) -
     with pytest.raises(OutsideFailure):
         await running.task
     assert owed(place) == ["ONTASKADD"]
+
+
+async def test_with_several_handlers_each_line_says_whose_answer_it_is(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.both.listen()
+    running = place.start()
+    await deliver(running, "ONCRMDEALADD")
+    await running.until(lambda: len(running.of(Attempted)) == 2)
+    await running.stopped()
+    show = renderer("plain")
+    for happening in running.told:
+        show(happening)()
+    told = [line for line in capsys.readouterr().out.splitlines() if "→" in line]
+    assert len(told) == 2
+    for url in (place.deals.url, place.both.url):
+        assert [line for line in told if f"→ {url}: 200 in" in line]

@@ -205,6 +205,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_as_such(
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", NO_DOWNLOAD, False),
         (b"no HTTP\r\n\r\n", NO_DOWNLOAD, False),
     ],
+    ids=["451", "no archive", "half an archive", "nothing", "no HTTP"],  # an archive has the time in it
 )
 async def test_a_server_that_gives_no_program_leaves_none(
     kept: Path,

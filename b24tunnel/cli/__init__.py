@@ -46,7 +46,7 @@ class _Commands(click.Group):
         except UserError as error:
             _show(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):  # Abort: at a question
             _show("interrupted.")
             ctx.exit(130)
         except OSError as error:
@@ -59,7 +59,9 @@ class _Commands(click.Group):
 def _show(error: UserError | str) -> None:
     """A user's error as one sentence on standard error, with what was noted about it."""
     text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-    click.echo(f"Error: {text[:1].upper()}{text[1:]}", err=True)
+    if "." not in text.partition(" ")[0].rstrip(".,:;"):  # not app.info, srv.us and other names
+        text = text[:1].upper() + text[1:]
+    click.echo(f"Error: {text}", err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -168,7 +168,11 @@ def _sum(result: Result | None) -> str:
     if result.failed is not None:
         return f"Stopped at the {result.failed.name}: what comes after it was not looked at."
     warnings = sum(step.state == "warning" for step in result.steps)
-    return f"All of it held, with {counted(warnings, 'warning')}." if warnings else "All of it held."
+    skipped = [step.name for step in result.steps if step.state == "skipped"]
+    held = "All that was looked at held" if skipped else "All of it held"
+    if skipped:
+        held += f" ({', '.join(skipped)} {'was' if len(skipped) == 1 else 'were'} not)"
+    return f"{held}, with {counted(warnings, 'warning')}." if warnings else f"{held}."
 
 
 def _as_json(result: Result | None) -> dict[str, object]:

@@ -276,6 +276,11 @@ def _portal(state: State, name: str | None, codes: tuple[str, ...], no_bind: boo
                 "or receive only with --no-bind."
             )
         chosen = state.portal(known[0].name)
+    if chosen.kind == "webhook" and not no_bind:
+        raise click.UsageError(
+            f"{chosen.name} is an outgoing webhook, which is bound on the portal itself: listen with --no-bind, "
+            "and paste the address there."
+        )
     if not codes and not no_bind:
         raise click.UsageError("Name the events to bind (b24tunnel events lists them), or give --no-bind.")
     return chosen

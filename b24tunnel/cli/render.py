@@ -48,15 +48,19 @@ def renderer(output: str | None) -> Callable[[Happening], Show]:
     """
     if output is None:
         output = "rich" if sys.stdout.isatty() else "plain"
+    several = False  # handlers, so that it has to be said which was tried
     ways: dict[str, Callable[[Happening], Lines]] = {
-        "rich": lambda happening: _styled(happening, colours=True),
-        "plain": lambda happening: _styled(happening, colours=False),
+        "rich": lambda happening: _styled(happening, colours=True, several=several),
+        "plain": lambda happening: _styled(happening, colours=False, several=several),
         "json": lambda happening: [(json_line(as_json(happening)), False)],
         "quiet": lambda happening: _styled(happening, colours=False) if _is_urgent(happening) else [],
     }
     lines = ways[output]
 
     def show(happening: Happening) -> Show:
+        nonlocal several
+        if isinstance(happening, Ready):
+            several = len({happening.forward, *(url for _, url in happening.routes)} - {None}) > 1
         if isinstance(happening, Recorded) and len(happening.recording.body) > _LARGE:
             return lambda: _write(lines(happening))
         return partial(_write, lines(happening))
@@ -210,10 +214,10 @@ def _tunnel_json(state: TunnelState) -> dict[str, Any]:
     }
 
 
-def _styled(happening: Happening, *, colours: bool) -> Lines:
+def _styled(happening: Happening, *, colours: bool, several: bool = False) -> Lines:
     return [
         (click.style(visible(line), fg=_STYLES.get(style)) if colours else visible(line), style == "trouble")
-        for style, line in _lines(happening)
+        for style, line in _lines(happening, several=several)
     ]
 
 
@@ -228,8 +232,8 @@ def _write(lines: Lines) -> None:
         sys.stdout.flush()
 
 
-def _lines(happening: Happening) -> list[tuple[str, str]]:
-    """The lines that a person reads, each with the name of its style."""
+def _lines(happening: Happening, *, several: bool = False) -> list[tuple[str, str]]:
+    """The lines that a person reads, each with the name of its style; ``several``: there are several handlers."""
     match happening:
         case Ready():
             lines = [("ok", f"Session {happening.session} listens at {happening.handler_url}")]
@@ -268,8 +272,12 @@ def _lines(happening: Happening) -> list[tuple[str, str]]:
             return [("", f"{moment} {recording.id:>8}  {what(recording)}  {summary(recording)}{warning}")]
         case Attempted(attempt):
             moment = attempt.started_at.astimezone().strftime("%H:%M:%S")
-            replayed = f"replayed to {shown_url(attempt.target)}: " if attempt.cause == "replay" else ""
-            line = f"{moment} {attempt.recording:>8}  → {replayed}{outcome(attempt)}"
+            where = ""
+            if attempt.cause == "replay":
+                where = f"replayed to {shown_url(attempt.target)}: "
+            elif several:
+                where = f"{shown_url(attempt.target.partition('?')[0])}: "
+            line = f"{moment} {attempt.recording:>8}  → {where}{outcome(attempt)}"
             return [("ok" if attempt.ok else "wrong", line)]
         case Pending(recordings, resumed):
             left = f"{counted(len(recordings), 'recording')} of earlier sessions never reached your handler"
