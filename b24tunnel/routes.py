@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from b24tunnel.errors import WrongUsage
+from b24tunnel.event import code_is_one_of
 
 MOST_ROUTES = 100
 
@@ -31,9 +31,7 @@ class Route:
 
     def wants(self, code: str | None) -> bool:
         """Whether an event of this code goes there. What has no code goes where everything goes: to ``*``."""
-        if code is None:
-            return "*" in self.events
-        return any(fnmatchcase(code.upper(), event.upper()) for event in self.events)
+        return code_is_one_of(code, self.events)
 
 
 def read_routes(tables: Any, where: str) -> tuple[Route, ...]:
