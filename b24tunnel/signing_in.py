@@ -125,7 +125,15 @@ async def _by_browser(signing: SignIn, guide: Guide, portal: Portal, deadline: f
     except TimeoutError:
         raise _too_late(portal, timeout, "the address was not pasted") from None
     guide.browse(signing.address())
-    return await signing.wait(max(0.0, deadline - asyncio.get_running_loop().time()))
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await signing.wait(2 * timeout)  # its own sentence would name what is left of the time
+    except TimeoutError:
+        raise _too_late(
+            portal,
+            timeout,
+            f"nobody came back from {portal.domain or portal.name} (is the address shown its handler?)",
+        ) from None
 
 
 async def _by_installation(session: _Running, portal: Portal, state: State, timeout: float) -> Portal:

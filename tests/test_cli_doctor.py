@@ -60,6 +60,7 @@ def test_where_all_is_well_ci_gets_an_object_a_step_and_nothing_stays_bound(
         "ok": True,
         "failed": None,
         "warnings": 0,
+        "skipped": [],
         "exit_code": 0,
         "ms": 0,
     }
@@ -81,7 +82,7 @@ def test_on_a_terminal_it_shows_a_line_a_step_with_a_mark_and_the_advice_below(
     assert "\x1b[36m-\x1b[0m handler" in shown
     assert "\n                \x1b[36m→\x1b[0m Name it with --forward URL.\n" in shown
     assert "\x1b[32m✓\x1b[0m delivery" in shown
-    assert "All that was looked at held (handler was not)." in shown
+    assert "All that was looked at held. 1 step was not looked at: handler." in shown
 
 
 def test_in_a_pipe_it_is_plain_and_stops_at_what_is_wrong(programs: Programs, sandbox: Program) -> None:

@@ -175,6 +175,7 @@ def test_oauth_from_nothing_to_a_recorded_event(
     assert (status, "Signed in" in page) == (200, True)
     assert login.exit_code() == 0
     assert "Signed in to work" in login.shown
+    assert "application_token is not known yet" in login.shown
     stored = State.open().portal("work")
     assert rest({"client_endpoint": stored.client_endpoint, "access_token": stored.access_token}, "app.info")
     assert (stored.kind, stored.member_id, stored.user_id) == ("oauth", sandbox.credentials["member_id"], "1")
@@ -256,6 +257,7 @@ def test_nobody_who_comes_back_ends_the_login_after_the_time_that_was_given(
     login = programs.run("portal", "login", "work", "--no-browser", "--timeout", "1")
     assert login.process.returncode == 3
     assert "nobody came back from 127.0.0.1" in "".join(login.errors).lower()
+    assert "within 1 s" in "".join(login.errors)
 
 
 def test_ctrl_c_ends_a_login_in_order(person: Open, sandbox: SandboxProcess) -> None:
@@ -376,6 +378,7 @@ def test_an_outgoing_webhook_from_nothing_to_a_verified_event(
     assert token not in login.shown
     assert State.open().portal("work").application_token == token
     assert "listen --no-bind --portal work" in login.shown
+    assert "this one ends with the login" in login.shown
     listen = programs.b24tunnel("listen", "--no-bind", "--portal", "work", "--port", port, "--output", "json")
     listen.next_json("ready")
     rest(sandbox.credentials, "crm.deal.add", fields={"TITLE": "First"})
@@ -616,3 +619,41 @@ def test_several_portals_at_once_are_all_stored(programs: Programs) -> None:
     assert [portal.name for portal in State.open().portals()] == [f"p{n}" for n in range(6)]
     lines = programs.run("portal", "list", "--json").lines
     assert [json.loads(line)["domain"] for line in lines] == [f"p{n}.bitrix24.com" for n in range(6)]
+
+
+def test_a_bad_address_is_asked_for_again(person: Open) -> None:
+    adding = person("portal", "add", "work", "--kind", "webhook")
+    adding.wait_for("address")
+    adding.type("box\n")
+    adding.wait_for("has no dot")
+    adding.type("example.bitrix24.com\n")
+    assert adding.exit_code() == 0
+    assert State.open().portal("work").domain == "example.bitrix24.com"
+
+
+def test_a_sandbox_that_runs_is_not_forgotten_unless_forced(programs: Programs, sandbox: SandboxProcess) -> None:
+    store(client_endpoint=f"{sandbox.url}/rest/", domain=sandbox.url.removeprefix("http://"))
+    refused = programs.run("portal", "remove", "work")
+    assert refused.process.returncode == 2
+    assert "is running on this machine" in "".join(refused.errors)
+    assert State.open().portals()
+    assert programs.run("portal", "remove", "work", "--force").process.returncode == 0
+    assert State.open().portals() == []
+
+
+def test_a_portal_called_sandbox_is_warned_of(programs: Programs) -> None:
+    added = programs.run("portal", "add", "sandbox", "--kind", "webhook", "--domain", "example.bitrix24.com")
+    assert added.process.returncode == 0
+    assert "--name" in "".join(added.errors)
+
+
+def test_the_doctor_names_what_it_did_not_look_at_of_a_webhook(
+    programs: Programs, sandbox: SandboxProcess
+) -> None:
+    store(kind="webhook", client_endpoint=f"{sandbox.url}/rest/", domain=sandbox.url.removeprefix("http://"))
+    shown = programs.run("doctor", "--portal", "work", "--tunnel", "local", "--json").lines
+    result = json.loads(shown[-1])
+    assert result["ok"]
+    assert result["skipped"][-2:] == ["bindings", "delivery"]
+    told = programs.run("doctor", "--portal", "work", "--tunnel", "local").lines[-1]
+    assert f"{len(result['skipped'])} steps were not looked at: " in told

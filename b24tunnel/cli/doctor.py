@@ -170,9 +170,11 @@ def _sum(result: Result | None) -> str:
     warnings = sum(step.state == "warning" for step in result.steps)
     skipped = [step.name for step in result.steps if step.state == "skipped"]
     held = "All that was looked at held" if skipped else "All of it held"
+    text = f"{held}, with {counted(warnings, 'warning')}." if warnings else f"{held}."
     if skipped:
-        held += f" ({', '.join(skipped)} {'was' if len(skipped) == 1 else 'were'} not)"
-    return f"{held}, with {counted(warnings, 'warning')}." if warnings else f"{held}."
+        was = "was" if len(skipped) == 1 else "were"
+        text += f" {counted(len(skipped), 'step')} {was} not looked at: {', '.join(skipped)}."
+    return text
 
 
 def _as_json(result: Result | None) -> dict[str, object]:
@@ -182,6 +184,7 @@ def _as_json(result: Result | None) -> dict[str, object]:
             "ok": False,
             "failed": None,
             "warnings": 0,
+            "skipped": [],
             "exit_code": _INTERRUPTED,
             "ms": None,
         }
@@ -190,6 +193,7 @@ def _as_json(result: Result | None) -> dict[str, object]:
         "ok": result.ok,
         "failed": result.failed.name if result.failed is not None else None,
         "warnings": sum(step.state == "warning" for step in result.steps),
+        "skipped": [step.name for step in result.steps if step.state == "skipped"],
         "exit_code": result.exit_code,
         "ms": round(result.ms, 1),
     }

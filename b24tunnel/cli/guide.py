@@ -37,6 +37,9 @@ On {host}: Developer resources → Other → Outgoing webhook.
 Paste this address as its handler ("URL of your handler"), choose the events, and save:
 
   {address}
+
+Where the tunnel gives another address at each start, this one ends with the login: paste the one that
+'b24tunnel listen --no-bind --portal {name}' shows later.
 """,
 }
 
@@ -54,7 +57,7 @@ class TerminalGuide:
 
     def paste(self, address: str) -> None:
         host = visible(self._portal.domain or self._portal.name)
-        click.echo(_STEPS[self._way].format(host=host, address=visible(address)))
+        click.echo(_STEPS[self._way].format(host=host, address=visible(address), name=self._portal.name))
 
     async def pasted(self) -> None:
         if self._waits:

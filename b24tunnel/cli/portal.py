@@ -14,6 +14,7 @@ from b24tunnel.cli.terminal import Seconds, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from b24tunnel.portal import Portal, State
     from b24tunnel.signing_in import Way
@@ -83,8 +84,11 @@ def add(
         click.echo(_WAYS)
         kind = click.prompt("Way in", type=click.Choice(_KINDS))
     if domain is None:
-        domain = click.prompt("The portal's address, such as example.bitrix24.com")
-    endpoint = known.portal_endpoint(str(domain))
+        endpoint = click.prompt(
+            "The portal's address, such as example.bitrix24.com", value_proc=_asked_again(known.portal_endpoint)
+        )
+    else:
+        endpoint = known.portal_endpoint(domain)
     host = endpoint.split("/")[2]
     server = known.server_endpoint(server_endpoint) if server_endpoint else known.usual_server(endpoint)
     values = dict(given.values)
@@ -109,6 +113,8 @@ def add(
     )
     state.add_portal(portal, replace=replace)
     warn_of_open_files(portal)
+    if name == "sandbox" and not portal.on_this_machine:
+        click.echo("Warning: b24tunnel sandbox takes this name too: give it another with its --name.", err=True)
     click.echo(f"Stored the portal {name} ({host}). Next:\n  b24tunnel portal login {name}")
 
 
@@ -172,10 +178,29 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Even while events are bound there; they stay bound.")
 def remove(name: str, force: bool) -> None:
     """Forget the portal NAME with its credentials; on the portal itself nothing changes."""
+    from b24tunnel.errors import WrongUsage
     from b24tunnel.portal import State
 
-    State.open().forget_portal(name, force=force)
+    state = State.open()
+    portal = state.stored(name)
+    if not force and portal.on_this_machine and _listens(portal.client_endpoint):
+        raise WrongUsage(f"{name} is running on this machine; end it with Ctrl-C first, or give --force.")
+    state.forget_portal(name, force=force)
     click.echo(f"Forgot the portal {name}.")
+
+
+def _listens(endpoint: str) -> bool:
+    """Whether something listens at this address of this machine."""
+    import socket
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 class _AsListen(click.Command):
@@ -334,6 +359,24 @@ def _tell(portal: Portal, way: str) -> None:
         f"Signed in to {portal.name} ({visible(portal.domain)}){user}. Next:\n"
         f"  b24tunnel listen ONCRMDEALADD ONCRMDEALUPDATE --portal {portal.name}"
     )
+    if not portal.application_token and not portal.application_token_from:
+        click.echo(
+            "The application_token is not known yet: listen learns it from the first event that the portal "
+            "confirms."
+        )
+
+
+def _asked_again(read: Callable[[str], str]) -> Callable[[str], str]:
+    """``read`` for a question, which is asked again where that raises `WrongUsage`."""
+    from b24tunnel.errors import WrongUsage
+
+    def read_or_ask(typed: str) -> str:
+        try:
+            return read(typed)
+        except WrongUsage as error:
+            raise click.UsageError(str(error)) from None
+
+    return read_or_ask
 
 
 def _check_complete(kind: str | None, domain: str | None, client_id: str | None, given: GivenSecrets) -> None:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.argument("selectors", nargs=-1, metavar="[SELECTOR]...")
 @recordings_option
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000_000), default=50, show_default=True, help="How many.")
-@click.option("--failed", is_flag=True, help="Only those whose last attempt was not answered 2xx.")
+@click.option(
+    "--failed", is_flag=True, help="Only those whose last attempt, at whichever handler, was not answered 2xx."
+)
 @click.option("--check", is_flag=True, help="Read the whole journal and say what is wrong with it.")
 @json_option
 @reveal_option
@@ -52,7 +54,8 @@ def list_command(
 
     A SELECTOR is an id (12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture's
     name or path. ORIGIN: verified (the portal's application_token), mismatched (another one), unverified (none is
-    known). HANDLER: the last attempt's answer. With --check: what each file holds and what is wrong with it; exit
+    known). HANDLER: the last attempt's answer, of each
+    handler where there are several. With --check: what each file holds and what is wrong with it; exit
     code 1 when something is.
     """
     if check:
@@ -62,7 +65,7 @@ def list_command(
             )
         _check_journal(recordings, as_json=as_json)
         return
-    from b24tunnel.cli.render import attempt_json, outcome, recording_json, summary, what
+    from b24tunnel.cli.render import attempt_json, outcomes, recording_json, summary, what
     from b24tunnel.redact import Masker
     from b24tunnel.selecting import histories
 
@@ -88,8 +91,7 @@ def list_command(
                     what(recording),
                     summary(recording),
                     recording.verdict,
-                    outcome(attempts[-1] if attempts else None)
-                    + (f" (attempt {len(attempts)})" if len(attempts) > 1 else ""),
+                    outcomes(attempts),
                 )
                 for recording, attempts in chosen
             ),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -109,6 +110,29 @@ def outcome(attempt: Attempt | None) -> str:
     if attempt.error is not None:
         return f"{attempt.error} ({_milliseconds(attempt.duration_ms)})"
     return f"{attempt.status} in {_milliseconds(attempt.duration_ms)}"
+
+
+def outcomes(attempts: Sequence[Attempt]) -> str:
+    """What each handler made of it at its last attempt; which handler it is, where there are several."""
+    of_handler: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        of_handler.setdefault(attempt.target.partition("?")[0], []).append(attempt)
+    if not of_handler:
+        return outcome(None)
+    several = len(of_handler) > 1
+    return "; ".join(
+        (f"{_short_target(target)} " if several else "")
+        + outcome(tried[-1])
+        + (f" (attempt {len(tried)})" if len(tried) > 1 else "")
+        for target, tried in of_handler.items()
+    )
+
+
+def _short_target(target: str) -> str:
+    """A handler's port and path; its whole address where it has no port."""
+    parts = urlsplit(shown_url(target))
+    _, colon, port = parts.netloc.rpartition(":")
+    return f":{port}{parts.path}" if colon and port.isdigit() else f"{parts.netloc}{parts.path}"
 
 
 def attempt_json(attempt: Attempt, masker: Masker | None) -> dict[str, Any]:
