@@ -18,7 +18,7 @@ from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import JournalUnwritable, JournalWriter
 from b24tunnel.origin import Origin
 from b24tunnel.recording import PAGES, Attempt, Headers, Recording, RequestType, Verdict, decoded_headers
-from b24tunnel.request_type import request_type
+from b24tunnel.request_type import is_of_settings_wizard, request_type
 from b24tunnel.seldom import Seldom
 from b24tunnel.verdict import is_without_auth, judge, judge_page
 
@@ -45,6 +45,7 @@ SenderAddress = Callable[[Headers, str | None], str | None]
 
 # A request that is not the portal's is kept up to this size: anybody can send one.
 _LARGEST_STRANGE = 64 * 1024
+_STRANGE = "This does not come from the portal, so it is not taken."
 
 
 def _peer(headers: Headers, peer: str | None) -> str | None:
@@ -89,7 +90,6 @@ class Receiver:
         self.recorded = 0
         self.refused = 0  # deliveries that could not be recorded: Bitrix24 does not send them again
         self.rejected = 0  # requests that were no deliveries
-        self.mismatched = 0  # recorded, and not from the portal
         self.port = 0
         self.pass_through: PassThrough | None = None
         self._path = self.path.encode()
@@ -188,7 +188,7 @@ class Receiver:
     ) -> Recording | web.Response:
         headers = decoded_headers(request.raw_headers)
         code, verdict = judge(target, body, self._origin.application_token)
-        if code is not None and passed_through is None and code[:13].lower() != "onappsettings":
+        if code is not None and passed_through is None and not is_of_settings_wizard(code):
             kind: RequestType = "event"
         else:
             kind = passed_through or request_type(target, headers, body)
@@ -203,7 +203,7 @@ class Receiver:
             verdict = await self._second_look(verdict, code, kind, sender, target, body, passed_through is None)
             if verdict == "mismatched" and len(body) > _LARGEST_STRANGE:
                 self.rejected += 1
-                return _plain(403, "This does not come from the portal, so it is not taken.")
+                return _plain(403, _STRANGE)
         version = request.version
         recording = Recording(
             id=self._writer.next_id(),
@@ -233,8 +233,7 @@ class Receiver:
             return _plain(503, "The delivery could not be written to disk, so it was not accepted.")
         self.recorded += 1
         if verdict == "mismatched":
-            self.mismatched += 1
-            return _plain(403, "This does not come from the portal, so it is not taken.")
+            return _plain(403, _STRANGE)
         if code is not None:
             self._origin.learn(recording, secret_path=passed_through is None)
         return recording

@@ -112,6 +112,11 @@ def says_form(headers: Headers) -> bool:
     return may_be_form(headers) and any(name.lower() == "content-type" for name, _ in headers)
 
 
+def is_of_settings_wizard(code: str) -> bool:
+    """Whether an event's code is one of those of the wizard, which reads the answer."""
+    return code[:13].lower() == "onappsettings"
+
+
 def may_be_form(headers: Headers) -> bool:
     """Whether a body with these headers is read as a form: it says so, or does not say what it is."""
     said: str | None = None
@@ -145,7 +150,7 @@ def _plain_event(pairs: list[bytes]) -> bool:
 def _of_fields(fields: Mapping[str, Any], *, by_looks: bool) -> RequestType:
     event = fields.get("event")
     if isinstance(event, str) and event:
-        if event[:13].lower() == "onappsettings":
+        if is_of_settings_wizard(event):
             return "settings"
         if by_looks and _CODE.fullmatch(event):
             return "event"

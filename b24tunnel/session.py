@@ -44,7 +44,6 @@ from b24tunnel.tunnel.supervisor import Candidate, Pace, Supervisor, TunnelState
 from b24tunnel.unhurried import Unhurried
 
 if TYPE_CHECKING:
-    from b24tunnel.catching_up import ONLINE_SECONDS, CatchUp
     from b24tunnel.portal.sign_in import SignIn
 
 _SHOW_SECONDS = 1.0
@@ -166,7 +165,6 @@ class Session:
         routes = settings.all_routes
         for route in routes:
             forwarding.check_handler_url(route.to)
-        state = settings.state or State.open()
         journal = Journal.open(settings.recordings)
         for torn in journal.torn:
             self._emit(Trouble(str(torn)))
@@ -189,7 +187,7 @@ class Session:
             stack.push_async_callback(self._close_journal, writer)
             segment = handler_segment(settings.recordings)
             prober = Prober(f"/b24/{segment}")
-            origin = self._origin(state, stack)
+            origin = self._origin(stack)
             stack.push_async_callback(origin.close)
             supervisor = Supervisor(
                 settings.tunnels,
@@ -232,6 +230,7 @@ class Session:
             handed = handing_over.running(writer, receiver.stop, lambda: receiver.recorded + self._caught_up)
             running += await stack.enter_async_context(handed)
             if settings.portal is not None and settings.bind:
+                state = settings.state or State.open()
                 self._bound = BoundHandler(
                     settings.portal,
                     state,
@@ -289,13 +288,13 @@ class Session:
     def _binds(self) -> bool:
         return self._settings.portal is not None and self._settings.bind
 
-    def _origin(self, state: State, stack: AsyncExitStack) -> Origin:
+    def _origin(self, stack: AsyncExitStack) -> Origin:
         """Who may deliver."""
         settings = self._settings
         admits = settings.senders.admits if settings.senders else None
         if settings.portal is None:
             return Origin(admits=admits)
-        portal = settings.portal
+        portal, state = settings.portal, settings.state or State.open()
         installations = Installations(portal, state, self._emit)
         stack.callback(installations.close)
 

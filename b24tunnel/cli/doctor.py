@@ -98,7 +98,7 @@ def doctor_command(
     """
     from b24tunnel.bound import CLEAN_UP_COMMAND
     from b24tunnel.cli.listen import listen_command
-    from b24tunnel.cli.settled import _defaults
+    from b24tunnel.cli.settled import defaults_of
     from b24tunnel.doctor import Plan, examine
 
     plan = Plan(
@@ -114,7 +114,7 @@ def doctor_command(
         probe=not no_probe,
         catch_up=catch_up,
         timeout=timeout,
-        of_listen=lambda settings: _defaults(listen_command, settings),
+        of_listen=lambda settings: defaults_of(listen_command, settings),
     )
     result: Result | None = None
 

@@ -37,7 +37,7 @@ class SettledCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Raises what `read_settings` does, and names the file or the variable that a wrong value is from."""
         if not ctx.resilient_parsing:  # while a shell completes a line there is nobody to tell what is wrong
-            ctx.default_map = _Defaults(lambda: _defaults(self, settings_of(ctx)))
+            ctx.default_map = _Defaults(lambda: defaults_of(self, settings_of(ctx)))
         try:
             return super().parse_args(ctx, args)
         except click.BadParameter as error:
@@ -101,7 +101,7 @@ class _Defaults(UserDict[str, Any]):
         return self._load()
 
 
-def _defaults(command: click.Command, settings: ProjectSettings) -> dict[str, Any]:
+def defaults_of(command: click.Command, settings: ProjectSettings) -> dict[str, Any]:
     """The values for each of the command's parameters that a file sets, by the parameter's name."""
     from b24tunnel.settings.tables import check_keys
 
