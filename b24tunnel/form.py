@@ -10,7 +10,7 @@ the way there and back.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from operator import eq
@@ -115,21 +115,117 @@ def edit(body: bytes, path: str | Sequence[str], value: str) -> bytes:
 
     Raises UnknownPath when the path leads to nothing or to an array, FormError for text that has no bytes.
     """
-    keys = split_path(path) if isinstance(path, str) else tuple(path)
-    root: _Array[_Span] = _Array()
-    for span in _spans(body, 0, _visible_end(body)):
-        _assign(root, _unescape(body[span.start : span.name_end]), span)
-
-    found: _Array[_Span] | _Span | None = root
-    for key in keys:
-        found = found.entries.get(key) if isinstance(found, _Array) else None
-    if not isinstance(found, _Span):
-        raise UnknownPath(_unknown_path(keys, root, is_array=found is not None))
-
+    spans = list(_spans(body, 0, _visible_end(body)))
+    found = spans[index_of((_unescape(body[span.start : span.name_end]) for span in spans), path)]
     spelled = _escape(value).encode("ascii")
     if found.value_start == found.name_end:
         spelled = b"=" + spelled
     return body[: found.value_start] + spelled + body[found.end :]
+
+
+def remove(body: bytes, path: str | Sequence[str]) -> bytes:
+    """The body without a leaf, or without a whole array; with each pair goes one `&`, every other byte stays.
+
+    `path` is as for `edit`. Every pair that gives the leaf goes, those that a later one overwrites included, and
+    so do those that would come back in place of an array of which nothing else is left (`a=1` before `a[b]=2`).
+    What `[]` stands for is counted anew: in `a[]=x&a[]=y` without `a.0`, PHP finds `y` at `a.0`.
+
+    Raises UnknownPath when the path leads to nothing.
+    """
+    spans = list(_spans(body, 0, _visible_end(body)))
+    names = (_unescape(body[span.start : span.name_end]) for span in spans)
+    kept = bytearray()
+    position = 0
+    for index in indexes_of(names, path):
+        span = spans[index]
+        kept += body[position : span.start]
+        position = span.end
+        if body[position : position + 1] == b"&":
+            position += 1
+        elif kept.endswith(b"&"):
+            del kept[-1]
+    return bytes(kept + body[position:])
+
+
+def assign(pairs: Iterable[tuple[bytes, str]]) -> Array:
+    """What PHP makes of names and values that are decoded: `parse` for forms that are spelled another way."""
+    root: _Array[str] = _Array()
+    for name, value in pairs:
+        _assign(root, name, value)
+    return _collapse(root)
+
+
+def index_of(names: Iterable[bytes], path: str | Sequence[str]) -> int:
+    """Which of the decoded names gives the leaf that PHP ends up with.
+
+    Raises UnknownPath when the path leads to nothing or to an array.
+    """
+    root: _Array[int] = _Array()
+    for index, name in enumerate(names):
+        _assign(root, name, index)
+    keys = _keys(path)
+    found = _at(root, keys)
+    if not isinstance(found, int):
+        raise unknown_path(keys, _paths(root, arrays=False), is_array=found is not None)
+    return found
+
+
+def indexes_of(names: Iterable[bytes], path: str | Sequence[str]) -> list[int]:
+    """Which of the decoded names have to go, in order, for PHP to find nothing at a path and below it.
+
+    Raises UnknownPath when the path leads to nothing.
+    """
+    keys = _keys(path)
+    root: _Array[None] = _Array()
+    found: list[tuple[int, int]] = []
+    # By the number of keys that a name shares with the path: the last that ends there, the last that goes on.
+    ends = [-1] * (len(keys) + 1)
+    goes_on = [-1] * (len(keys) + 1)
+    for index, name in enumerate(names):
+        place = _assign(root, name, None)
+        shared = -1 if place is None else _shared(place, keys)
+        if place is not None and (shared or not keys):
+            found.append((index, shared))
+            (ends if len(place) == shared else goes_on)[shared] = index
+    if max(ends[-1], goes_on[-1]) < 0 or not _leads_to_something(root, keys):
+        raise unknown_path(keys, _paths(root))
+    # An array on the way may have replaced a value. Where nothing is left that makes it one, all of it goes.
+    depth = len(keys)
+    last_below = -1
+    for above in range(len(keys) - 1, 0, -1):
+        last_below = max(last_below, goes_on[above])
+        if ends[above] > last_below:
+            depth, last_below = above, -1
+        else:
+            last_below = max(last_below, ends[above])
+    return [index for index, shared in found if shared >= depth]
+
+
+def unknown_path(
+    keys: Sequence[str],
+    known: Iterable[Sequence[str]],
+    *,
+    is_array: bool = False,
+    where: str | None = None,
+) -> UnknownPath:
+    """The error for keys that lead to nothing, or to an array, with the nearest of the paths that are there.
+
+    ``where`` takes the place of "in this body".
+    """
+    path = join_path(keys)
+    if is_array:
+        named = f"{path or 'The empty path'} {where}" if where else path or "The empty path"
+        problem = f"{named} names an array, not a value"
+    else:
+        problem = f"There is no {path} {where or 'in this body'}"
+    # Without case, because `data.fields.id` for `data.FIELDS.ID` is the commonest slip. Bounded, because
+    # comparing texts is slow, and a body may hold a million keys of any length.
+    spelled = {leaf.casefold(): leaf for leaf in islice(map(join_path, known), 1000) if len(leaf) <= 200}
+    wanted = path.casefold()[:200]
+    below = [leaf for leaf in spelled if is_array and leaf.startswith(f"{wanted}." if wanted else "")]
+    close = below[:1] or get_close_matches(wanted, spelled, n=1)
+    message = f"{problem}; did you mean {spelled[close[0]]}?" if close else f"{problem}."
+    return UnknownPath(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def encode(value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> bytes:
@@ -317,29 +413,37 @@ def _collapse(array: _Array[str]) -> Array:
 # Paths
 
 
-def _unknown_path(keys: tuple[str, ...], root: _Array[_Span], *, is_array: bool) -> str:
-    path = join_path(keys)
-    if is_array:
-        problem = f"{path or 'The empty path'} names an array, not a value"
-    else:
-        problem = f"There is no {path} in this body"
-    # Without case, because `data.fields.id` for `data.FIELDS.ID` is the commonest slip. Bounded, because
-    # comparing texts is slow, and a body may hold a million keys of any length.
-    leaves = islice(map(join_path, _leaf_paths(root)), 1000)
-    known = {leaf.casefold(): leaf for leaf in leaves if len(leaf) <= 200}
-    wanted = path.casefold()[:200]
-    below = [leaf for leaf in known if is_array and leaf.startswith(f"{wanted}." if wanted else "")]
-    close = below[:1] or get_close_matches(wanted, known, n=1)
-    message = f"{problem}; did you mean {known[close[0]]}?" if close else f"{problem}."
-    return message.encode("utf-8", "backslashreplace").decode("utf-8")
+def _keys(path: str | Sequence[str]) -> tuple[str, ...]:
+    return split_path(path) if isinstance(path, str) else tuple(path)
 
 
-def _leaf_paths(array: _Array[_Span], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _at(root: _Array[_Leaf], keys: tuple[str, ...]) -> _Array[_Leaf] | _Leaf | None:
+    found: _Array[_Leaf] | _Leaf | None = root
+    for key in keys:
+        found = found.entries.get(key) if isinstance(found, _Array) else None
+    return found
+
+
+def _leads_to_something(root: _Array[None], keys: tuple[str, ...]) -> bool:
+    above = _at(root, keys[:-1])
+    return not keys or (isinstance(above, _Array) and keys[-1] in above.entries)
+
+
+def _shared(place: Sequence[str], keys: Sequence[str]) -> int:
+    """How many keys two paths have in common at their beginnings."""
+    for depth, (one, other) in enumerate(zip(place, keys, strict=False)):
+        if one != other:
+            return depth
+    return min(len(place), len(keys))
+
+
+def _paths(array: _Array[_Leaf], above: tuple[str, ...] = (), *, arrays: bool = True) -> Iterator[tuple[str, ...]]:
     for key, item in array.entries.items():
-        if isinstance(item, _Array):
-            yield from _leaf_paths(item, (*above, key))
-        else:
+        is_array = isinstance(item, _Array)
+        if arrays or not is_array:
             yield (*above, key)
+        if isinstance(item, _Array):
+            yield from _paths(item, (*above, key), arrays=arrays)
 
 
 # Text and numbers

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from operator import attrgetter
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
+from aiohttp import hdrs
 from yarl import URL
 
 from b24tunnel.errors import WrongUsage
@@ -23,6 +24,7 @@ from b24tunnel.recording import (
     UNREACHED,
     Attempt,
     Cause,
+    Headers,
     Recording,
     decoded_headers,
     with_query,
@@ -43,10 +45,13 @@ _NOT_FORWARDED = frozenset(
         "x-b24tunnel-recording",
     }
 )
-# What aiohttp would add on its own.
-_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+# What aiohttp would still add on its own, beside `_Request.DEFAULT_HEADERS`.
+_ADDED = (("user-agent", hdrs.USER_AGENT), ("content-type", hdrs.CONTENT_TYPE))
 _CONNECT_SECONDS = 10.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 2.0
+# aiohttp repeats by itself what RFC 9110 §9.2.2 calls idempotent; these are not.
+_NEVER_REPEATED = ("POST", "PATCH")
+_SEND_ONCE = (send_once,)
 # aiohttp warns of larger bodies given as bytes, which it would write in one go.
 _LARGE = 1024 * 1024
 
@@ -56,6 +61,12 @@ Note = Callable[[Attempt], Awaitable[None]]
 
 async def _unnoted(attempt: Attempt) -> None:
     """For who needs no more than what `Sender.send` returns."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """One to which aiohttp adds no Accept of its own. Having each request leave it out takes longer."""
+
+    DEFAULT_HEADERS = {}  # noqa: RUF012 (the name and its type are aiohttp's)
 
 
 class Sender:
@@ -84,15 +95,17 @@ class Sender:
         self._concurrency = concurrency
         self._keep_alive = keep_alive
         self._client: aiohttp.ClientSession | None = None
+        # A handler's answers are much alike.
+        self._last_raw: tuple[tuple[bytes, bytes], ...] = ()
+        self._last_headers: Headers = ()
 
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency, force_close=not self._keep_alive),
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=self._connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_OURS,
+            request_class=_Request,
             auto_decompress=False,
-            middlewares=(send_once,),
         )
         return self
 
@@ -110,34 +123,37 @@ class Sender:
         assert self._client is not None, "use the sender as a context manager"
         target = with_query(self.url, recording.target)
         url = self._plain_url if target is self.url else URL(target, encoded=True)
+        headers, left_out = _prepared(recording)
+        outcome: tuple[int | None, Headers, bytes, bool, str | None]
         started_at, start = datetime.now(UTC), time.monotonic()
-
-        def attempt(error: str | None = None, **answer: Any) -> Attempt:
-            duration = (time.monotonic() - start) * 1000
-            return Attempt(recording.id, self._cause, target, started_at, duration, error=error, **answer)
-
         try:
             async with self._client.request(
                 recording.method,
                 url,
                 data=_payload(recording.body),
-                headers=forwarded_headers(recording),
+                headers=headers,
+                skip_auto_headers=left_out,
                 allow_redirects=False,
+                middlewares=() if recording.method in _NEVER_REPEATED else _SEND_ONCE,
             ) as answer:
                 body, truncated = await _bounded(answer.content)
-                made = attempt(
-                    status=answer.status,
-                    headers=decoded_headers(answer.raw_headers),
-                    body=body,
-                    truncated=truncated,
-                )
+            outcome = answer.status, self._decoded(answer.raw_headers), body, truncated, None
         except (aiohttp.ClientError, OSError, ValueError) as failure:  # a time-out is an OSError
-            made = attempt(_describe(failure, self._timeout, self._connect_seconds))
+            outcome = None, (), b"", False, _describe(failure, self._timeout, self._connect_seconds)
         except asyncio.CancelledError:
-            await note(attempt(f"{INTERRUPTED}: b24tunnel stopped before the handler had answered"))
+            duration = (time.monotonic() - start) * 1000
+            error = f"{INTERRUPTED}: b24tunnel stopped before the handler had answered"
+            await note(Attempt(recording.id, self._cause, target, started_at, duration, error=error))
             raise
+        duration = (time.monotonic() - start) * 1000
+        made = Attempt(recording.id, self._cause, target, started_at, duration, *outcome)
         await note(made)
         return made
+
+    def _decoded(self, raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
+        if raw != self._last_raw:
+            self._last_raw, self._last_headers = raw, decoded_headers(raw)
+        return self._last_headers
 
 
 class Forwarder:
@@ -294,6 +310,11 @@ def check_handler_url(url: str) -> str:
 
 def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
     """The recording's headers without those that speak of one connection, and with its id."""
+    return _prepared(recording)[0]
+
+
+def _prepared(recording: Recording) -> tuple[list[tuple[str, str]], list[str] | None]:
+    """`forwarded_headers`, and the names of what aiohttp would add to them."""
     dropped = _NOT_FORWARDED
     kept: list[tuple[str, str]] = []
     # For aiohttp a second spelling of a name replaces the first, and a value that is no UTF-8 cannot be written.
@@ -306,7 +327,9 @@ def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
         if lowered not in dropped:
             kept.append((spelling.setdefault(lowered, name), value if value.isascii() else _writable(value)))
     kept.append(("X-B24tunnel-Recording", recording.id))
-    return kept
+    if "user-agent" in spelling and "content-type" in spelling:
+        return kept, None
+    return kept, [name for lowered, name in _ADDED if lowered not in spelling]
 
 
 def _writable(value: str) -> str:
@@ -327,8 +350,8 @@ def _payload(body: bytes) -> bytes | io.BytesIO | None:
 async def _bounded(content: aiohttp.StreamReader) -> tuple[bytes, bool]:
     """The first bytes of an answer, and whether there were more."""
     body = b""
-    async for piece in content.iter_any():
-        body += piece
+    while not content.at_eof():
+        body += await content.read(ANSWER_BYTES + 1 - len(body))
         if len(body) > ANSWER_BYTES:
             return body[:ANSWER_BYTES], True
     return body, False
@@ -343,9 +366,11 @@ def _describe(failure: Exception, timeout: float, connect_seconds: float) -> str
         refused = isinstance(reason, ConnectionRefusedError)
         words = reason.strerror or str(reason) or type(reason).__name__
         return f"{UNREACHED}: " + ("connection refused" if refused else words)
-    if isinstance(failure, ConnectionLost) and not failure.reset:
+    hung_up = isinstance(failure, ConnectionLost) and not failure.reset
+    if hung_up or isinstance(failure, aiohttp.ServerDisconnectedError):
         return "connection closed: the handler hung up without an answer"
-    if isinstance(failure, ConnectionLost | ConnectionError):
+    cut = isinstance(failure, aiohttp.ClientOSError) and not isinstance(failure, aiohttp.ClientConnectorError)
+    if cut or isinstance(failure, ConnectionLost | ConnectionError):
         return "connection reset: the handler cut it without a whole answer"
     if isinstance(failure, TimeoutError):
         return f"timed out: no whole answer within {timeout:g} s"

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from json.encoder import encode_basestring as _quoted  # in C
@@ -26,6 +26,9 @@ RequestType = Literal["event", "robot", "placement", "page", "settings", "other"
 
 PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
 """Requests of a user's browser, or whose answer the portal reads: they want the application's own answer."""
+
+LONGEST_COMMAND_LINE = 8 << 20
+"""In characters, with one more for each argument. No system takes a longer one."""
 
 # What `Attempt.error` begins with when there was no connection: the handler has seen nothing of the delivery.
 UNREACHED = "cannot connect"
@@ -233,7 +236,8 @@ class SessionStart:
     """The first line of a session's file: when it began and where it forwards to (None: only records).
 
     ``routes`` are there where not every handler gets everything: a handler's URL with the codes and globs that it
-    gets; ``forward`` is then the first of these handlers.
+    gets; ``forward`` is then the first of these handlers. ``arguments`` is the command line of a replay and
+    ``resumes`` the session of the run that it goes on with.
     """
 
     session: int
@@ -241,6 +245,8 @@ class SessionStart:
     forward: str | None = None
     purpose: str = "listen"
     routes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    arguments: tuple[str, ...] = ()
+    resumes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object of format version 1."""
@@ -254,6 +260,10 @@ class SessionStart:
         }
         if self.routes:
             record["routes"] = [{"to": url, "events": list(events)} for url, events in self.routes]
+        if self.arguments:
+            record["arguments"] = list(self.arguments)
+        if self.resumes is not None:
+            record["resumes"] = self.resumes
         return record
 
     @classmethod
@@ -270,6 +280,8 @@ class SessionStart:
                     (_str(route["to"]), tuple(_str(event) for event in route["events"]))
                     for route in record.get("routes", ())
                 ),
+                arguments=_arguments(record.get("arguments", [])),
+                resumes=_session_number(record.get("resumes")),
             )
         except _WRONG_PART as error:
             raise UnreadableRecord(f"a session's start with a wrong or missing part ({_named(error)})") from error
@@ -317,25 +329,26 @@ def to_line(record: Record) -> bytes:
     Text stays readable (no ``\\uXXXX`` for Cyrillic); surrogate escapes become JSON escapes, which read back
     as they were.
     """
-    # A sender waits while a recording's line is made, so that is put together in one pass.
-    text = _recording_text(record) if isinstance(record, Recording) else _json(record.to_json())
+    # A sender waits while a recording's line is made, and attempts are many: both are put together in one pass.
+    if isinstance(record, Recording):
+        text = _recording_text(record)
+    elif isinstance(record, Attempt):
+        text = _attempt_text(record)
+    else:
+        text = _json(record.to_json())
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _recording_text(recording: Recording) -> str:
     """`Recording.to_json` as compact JSON."""
     code, remote, portal, name = recording.code, recording.remote, recording.portal, recording.name
-    headers = ",".join([f"[{_quoted(key)},{_quoted(value)}]" for key, value in recording.headers])
-    try:
-        body = f'"body":{_quoted(recording.body.decode("utf-8"))}'
-    except UnicodeDecodeError:
-        body = f'"body_base64":{_quoted(base64.b64encode(recording.body).decode("ascii"))}'
     return (
         f'{{"v":{FORMAT_VERSION},"kind":"recording","id":{_quoted(recording.id)},'
         f'"received_at":"{time_text(recording.received_at)}",'
         f'"code":{"null" if code is None else _quoted(code)},'
         f'"request":{{"method":{_quoted(recording.method)},"target":{_quoted(recording.target)},'
-        f'"http_version":{_quoted(recording.http_version)},"headers":[{headers}],{body}}},'
+        f'"http_version":{_quoted(recording.http_version)},"headers":{_headers_text(recording.headers)},'
+        f"{_body_text(recording.body)}}},"
         f'"remote":{"null" if remote is None else _quoted(remote)},"source":{_quoted(recording.source)},'
         f'"verdict":{_quoted(recording.verdict)},"portal":{"null" if portal is None else _quoted(portal)}'
         + ("" if name is None else f',"name":{_quoted(name)}')
@@ -344,13 +357,37 @@ def _recording_text(recording: Recording) -> str:
     )
 
 
+def _attempt_text(attempt: Attempt) -> str:
+    """`Attempt.to_json` as compact JSON."""
+    status, error = attempt.status, attempt.error
+    return (
+        f'{{"v":{FORMAT_VERSION},"kind":"attempt","recording":{_quoted(attempt.recording)},'
+        f'"cause":{_quoted(attempt.cause)},"target":{_quoted(attempt.target)},'
+        f'"started_at":"{time_text(attempt.started_at)}","duration_ms":{round(attempt.duration_ms, 3)!r},'
+        f'"status":{"null" if status is None else int(status)},"headers":{_headers_text(attempt.headers)},'
+        f'{_body_text(attempt.body)},"error":{"null" if error is None else _quoted(error)}'
+        + (',"truncated":true}' if attempt.truncated else "}")
+    )
+
+
+def _headers_text(headers: Headers) -> str:
+    return "[" + ",".join([f"[{_quoted(key)},{_quoted(value)}]" for key, value in headers]) + "]"
+
+
+def _body_text(body: bytes) -> str:
+    try:
+        return f'"body":{_quoted(body.decode("utf-8"))}'
+    except UnicodeDecodeError:
+        return f'"body_base64":{_quoted(base64.b64encode(body).decode("ascii"))}'
+
+
 def _plain_type(code: str | None) -> RequestType:
     """The type that goes without saying."""
     return "other" if code is None else "event"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+# Kept, for `json.dumps` makes one each time.
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def from_line(line: bytes) -> Record:
@@ -438,6 +475,27 @@ def _optional(value: Any, kind: type[_T]) -> _T | None:
     if isinstance(value, str):
         _str(value)
     return value
+
+
+def _arguments(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list expected, not {type(value).__name__}")
+    arguments = tuple([_str(argument) for argument in value])
+    if command_line_length(arguments) > LONGEST_COMMAND_LINE:
+        raise ValueError("a shorter command line expected")
+    return arguments
+
+
+def command_line_length(arguments: Sequence[str]) -> int:
+    """What `LONGEST_COMMAND_LINE` bounds."""
+    return len(arguments) + sum(map(len, arguments))
+
+
+def _session_number(value: Any) -> int | None:
+    number = _optional(value, int)
+    if number is not None and not 0 < number < 10**9:
+        raise ValueError("the number of a session expected")
+    return number
 
 
 def _finite(value: Any) -> float:

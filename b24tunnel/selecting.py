@@ -4,24 +4,113 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from b24tunnel.errors import WrongUsage
 from b24tunnel.formats.fixture import FixtureNotFound, load
 from b24tunnel.journal import History, Journal
 from b24tunnel.journal.document import Document, code_in_head
+from b24tunnel.journal.extent import Extent
+from b24tunnel.narrowing import Narrowed, Narrowing
 from b24tunnel.recording import Recording, parse_id
+
+__all__ = ["Narrowing", "Selection", "histories", "matches_code", "select", "select_one"]
 
 _LAST = re.compile(r"last(?::([0-9]{1,9}))?", re.ASCII)
 _SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-# Recordings whose attempts are looked at together where only those that failed are wanted.
-_AT_A_TIME = 1000
 _CODES_REMEMBERED = 1000
+# The last so many recordings are held while they are given out; more are read twice.
+_MOST_HELD = 100
+
+
+class Selection:
+    """The recordings that selectors name, narrowed: read from disk each time that it is gone through.
+
+    They come in the order of the selectors, oldest first within each; one that two selectors name comes twice.
+    What is recorded meanwhile is not among them. Memory does not grow with their number, but for about a byte for
+    each where the narrowing asks for attempts.
+
+    ``left_out`` tells how many recordings were left out the last time because their verdict is ``mismatched``:
+    somebody else sent them, and they were refused when they came. One that is named by its own id or is a fixture
+    is not left out, and none is with ``mismatched``.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        selectors: Iterable[str],
+        fixtures: Path,
+        narrowing: Narrowing = Narrowing(),  # noqa: B008  it is frozen
+        *,
+        mismatched: bool = False,
+    ) -> None:
+        """A selector is as for `select`; without any, it is all recordings of the journal."""
+        self._journal = journal
+        self._selectors = tuple(selectors)
+        self._fixtures = fixtures
+        self._narrowing = narrowing
+        self._mismatched = mismatched
+        self.left_out = 0
+
+    def __iter__(self) -> Iterator[Recording]:
+        """Raises `WrongUsage` at once for a selector that selects nothing, and where nothing is left over."""
+        self.left_out = 0
+        extent = self._journal.extent()
+        parts = [_part(selector, self._fixtures) for selector in self._selectors]
+        sources = [_not_empty(self._journal, part, extent) for part in parts]
+        if not sources:
+            sources = [_everything_since(self._journal, self._narrowing.since, extent)]
+        narrowed = self._narrowing.over(self._journal) if self._narrowing.narrows else None
+        chosen = self._chosen(sources, narrowed)
+        first = next(chosen, None)
+        if first is None:
+            raise self._nothing_left()
+        return chain((first,), chosen)
+
+    def count(self) -> int:
+        """How many there are; they are gone through once, and it raises as that does."""
+        return sum(1 for _ in self)
+
+    def _chosen(self, sources: list[_Source], narrowed: Narrowed | None) -> Iterator[Recording]:
+        for part, documents in sources:
+            if isinstance(part, Recording):
+                if narrowed is None or narrowed.keeps_fixture(part):
+                    yield part
+                continue
+            all_verdicts = self._mismatched or part.is_id
+            for document in documents:
+                if narrowed is not None and not narrowed.keeps(document):
+                    continue
+                recording = document.recording
+                if recording is None:
+                    continue
+                if recording.verdict == "mismatched" and not all_verdicts:
+                    self.left_out += 1
+                else:
+                    yield recording
+
+    def _nothing_left(self) -> WrongUsage:
+        """Why none of the recordings that the selectors name is given out."""
+        listed = " ".join(["b24tunnel list", *map(_quoted, self._selectors)])
+        if self.left_out:
+            were = "one recording that is left was" if self.left_out == 1 else "recordings that are left were"
+            number = "The" if self.left_out == 1 else f"The {self.left_out:,}"
+            return WrongUsage(
+                f"{number} {were} refused, because somebody else sent what came: name one by its id to use it "
+                f"nevertheless, as '{listed}' shows it."
+            )
+        options = self._narrowing.options
+        if not options:
+            return WrongUsage("Nothing of it had been recorded then: there is nothing to go on with.")
+        verb = "leaves" if len(options) == 1 else "together leave"
+        return WrongUsage(f"{_and(options)} {verb} no recording: see what there is with '{listed}'.")
 
 
 def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterator[Recording]:
@@ -31,7 +120,8 @@ def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterat
     codes (``'ONCRM*'``), or a fixture's name below ``fixtures`` or its path. Raises `WrongUsage` for one that
     selects nothing, before any recording is given out.
     """
-    return chain.from_iterable([_not_empty(journal, selector, fixtures) for selector in selectors])
+    selectors = tuple(selectors)
+    return iter(Selection(journal, selectors, fixtures, mismatched=True)) if selectors else iter(())
 
 
 def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
@@ -43,40 +133,35 @@ def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
 
 
 def histories(
-    journal: Journal, selectors: Iterable[str], fixtures: Path, *, limit: int, failed: bool = False
+    journal: Journal,
+    selectors: Iterable[str],
+    fixtures: Path,
+    *,
+    limit: int,
+    narrowing: Narrowing = Narrowing(),  # noqa: B008  it is frozen
 ) -> list[History]:
     """The newest ``limit`` of the selected recordings (without selectors: of all) with attempts, newest first.
 
-    Fixtures come before them, without attempts. ``failed``: only recordings whose last attempt was not answered
-    2xx. Memory is that of ``limit`` recordings. Raises `WrongUsage` as `select` does.
+    Only those that the narrowing leaves. Fixtures come before them, without attempts. Memory is that of ``limit``
+    recordings. Raises `WrongUsage` as `select` does.
     """
     selectors = tuple(selectors)
     parts = [_part(selector, fixtures) for selector in selectors]
-    sought = [part for part in parts if isinstance(part, _Sought)] if selectors else [_everything()]
-    found = [History(part, ()) for part in parts if isinstance(part, Recording) and not failed][:limit]
-    if failed:
-        may_have_failed = journal.failed().may_include
-        newest = _newest_first(journal, sought, lambda document: may_have_failed(document.place))
-        found += _failed(journal, newest, limit - len(found))
-    else:
+    sought = [part for part in parts if isinstance(part, _Sought)]
+    narrowed = narrowing.over(journal) if narrowing.narrows else None
+    saved = [part for part in parts if isinstance(part, Recording)]
+    found = [History(one, ()) for one in saved if narrowed is None or narrowed.keeps_fixture(one)][:limit]
+    if not selectors:
+        newest = _all_newest_first(journal, narrowing.since, narrowed)
+    elif narrowed is None:
         newest = _newest_first(journal, sought)
-        chosen = [document.recording for document in islice(newest, limit - len(found))]
-        found += journal.with_attempts([recording for recording in chosen if recording is not None])
+    else:
+        newest = _newest_first(journal, sought, narrowed.keeps)
+    chosen = [document.recording for document in islice(newest, limit - len(found))]
+    found += journal.with_attempts([recording for recording in chosen if recording is not None])
     if selectors:
         _check_found(journal, newest, sought)
     return found
-
-
-def _failed(journal: Journal, newest: Iterator[Document], limit: int) -> list[History]:
-    """The newest whose last attempt was not answered 2xx, of those that may be such."""
-    candidates = (document.recording for document in newest)
-    found: list[History] = []
-    while len(found) < limit:
-        some = [recording for recording in islice(candidates, max(limit, _AT_A_TIME)) if recording is not None]
-        if not some:
-            break
-        found += (h for h in journal.with_attempts(some) if h.attempts and not h.attempts[-1].ok)
-    return found[:limit]
 
 
 @dataclass
@@ -89,6 +174,18 @@ class _Sought:
     left: int | None = None  # how many it selects yet; None: any number
     by_code: bool = False  # by nothing else
     found: bool = False
+
+    @property
+    def is_id(self) -> bool:
+        """It names one recording."""
+        return self.left == 1 and self.sessions is not None
+
+
+class _Source(NamedTuple):
+    """What a selector selects: a fixture, or recordings of the journal, oldest first."""
+
+    part: Recording | _Sought
+    documents: Iterator[Document]
 
 
 def _everything() -> _Sought:
@@ -120,6 +217,13 @@ def _newest_first(
             one.left = None if one.left is None else one.left - 1
         if by and wanted(document) and document.recording is not None:
             yield document
+
+
+def _all_newest_first(journal: Journal, since: datetime | None, narrowed: Narrowed | None) -> Iterator[Document]:
+    """All recordings that are left, newest first."""
+    documents = journal.newest_first(None if since is None else journal.sessions_since(since))
+    kept = documents if narrowed is None else filter(narrowed.keeps, documents)
+    return (document for document in kept if document.recording is not None)
 
 
 def _check_found(journal: Journal, newest: Iterator[Document], sought: list[_Sought]) -> None:
@@ -157,21 +261,46 @@ def _part(selector: str, fixtures: Path) -> Recording | _Sought:
     return _Sought(selector, lambda document: matches(document["code"]), by_code=True)
 
 
-def _not_empty(journal: Journal, selector: str, fixtures: Path) -> Iterable[Recording]:
-    part = _part(selector, fixtures)
-    chosen = iter((part,)) if isinstance(part, Recording) else _oldest_first(journal, part)
-    first = next(chosen, None)
+def _not_empty(journal: Journal, part: Recording | _Sought, extent: Extent) -> _Source:
+    """What a selector selects; raises `WrongUsage` where that is nothing."""
+    if isinstance(part, Recording):
+        return _Source(part, iter(()))
+    documents = _oldest_first(journal, part, extent)
+    first = next((document for document in documents if document.recording is not None), None)
     if first is None:
-        raise _selects_nothing(journal, selector)
-    return chain((first,), chosen)
+        raise _selects_nothing(journal, part.selector)
+    # Where there is only one, its file need not stay open.
+    return _Source(part, iter((first,)) if part.left == 1 else chain((first,), documents))
 
 
-def _oldest_first(journal: Journal, sought: _Sought) -> Iterator[Recording]:
-    """What a selector selects, oldest first, none of it held."""
-    if sought.sessions is None and sought.left is not None:
-        return journal.latest(sought.left)
-    chosen = (document.recording for document in journal.documents(sought.sessions) if sought.matches(document))
-    return islice((recording for recording in chosen if recording is not None), sought.left)
+def _everything_since(journal: Journal, since: datetime | None, extent: Extent) -> _Source:
+    """All recordings but for those of sessions that had written their last before."""
+    if not journal.last(1):
+        raise WrongUsage(f"Nothing is recorded in {journal.directory} yet.")
+    sessions = None if since is None else journal.sessions_since(since)
+    return _Source(_everything(), journal.documents(sessions, extent))
+
+
+def _oldest_first(journal: Journal, sought: _Sought, extent: Extent) -> Iterator[Document]:
+    """What a selector selects, oldest first, little of it held."""
+    if sought.left is not None and sought.sessions is None:
+        return _latest(journal, sought.left, extent)
+    return filter(sought.matches, journal.documents(sought.sessions, extent))
+
+
+def _latest(journal: Journal, count: int, extent: Extent) -> Iterator[Document]:
+    """The last ``count`` recordings, oldest first."""
+    newest = (document for document in journal.newest_first() if document.recording is not None)
+    if count <= _MOST_HELD:
+        return iter(list(islice(newest, count))[::-1])
+    oldest = deque(islice(newest, count), maxlen=1)
+    if not oldest:
+        return iter(())
+    first = oldest[0]["id"]
+    place = oldest[0].place
+    sessions = None if place is None else {one.session for one in extent.segments if one.session >= place[0]}
+    from_there = dropwhile(lambda document: document["id"] != first, journal.documents(sessions, extent))
+    return islice((document for document in from_there if document.recording is not None), count)
 
 
 def _selects_nothing(journal: Journal, selector: str) -> WrongUsage:
@@ -181,6 +310,15 @@ def _selects_nothing(journal: Journal, selector: str) -> WrongUsage:
         f"{selector!r} selects no recording: see them with 'b24tunnel list'. A selector is an id "
         "(12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture."
     )
+
+
+def _quoted(selector: str) -> str:
+    """A selector as it is typed."""
+    return selector if re.fullmatch(r"[\w./:-]+", selector) else f'"{selector}"'
+
+
+def _and(options: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(options[:-1]), options[-1])))
 
 
 def matches_code(recording: Recording, pattern: str) -> bool:

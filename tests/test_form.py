@@ -307,6 +307,115 @@ def test_an_unknown_path_is_named_and_a_close_one_is_offered(path: Any, message:
     assert isinstance(caught.value, LookupError)
 
 
+# Removing
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "left"),
+    [
+        pytest.param(b"x=1&data[FIELDS]%5bID]=7&y=%7e", "data.FIELDS.ID", b"x=1&y=%7e", id="with what follows"),
+        pytest.param(b"x=1&y=2", "y", b"x=1", id="the last with what stands before"),
+        pytest.param(b"x=1", "x", b"", id="the only one"),
+        pytest.param(b"&&x=1&&y=2&&", "x", b"&&&y=2&&", id="one separator and no more"),
+        pytest.param(b"x=1&y=2&&", "y", b"x=1&&", id="the one that follows, where there is one"),
+        pytest.param(b"a=1&b=2&a=3&c=4", "a", b"b=2&c=4", id="what is overwritten goes too"),
+        pytest.param(b"x=0&a=1&a=2", "a", b"x=0", id="both at the end"),
+        pytest.param(b"a[b]=1&x=0&a[c][]=2&a[c][]=3", "a", b"x=0", id="a whole array"),
+        pytest.param(b"a[b]=1&x=0&a[c][]=2&a[c][]=3", "a.c", b"a[b]=1&x=0", id="an array in an array"),
+        pytest.param(b"a[]=1&a[]=2&a[]=3", "a.1", b"a[]=1&a[]=3", id="an entry by its index"),
+        pytest.param(b"a[b]=1&x=0&a=2", "a", b"x=0", id="an array that a text replaced"),
+        pytest.param(b"a=1&a[b]=2&x=0", "a.b", b"x=0", id="a text that the array replaced"),
+        pytest.param(b"a=1&a[b]=2&a[c]=3", "a.b", b"a=1&a[c]=3", id="not while there is still an array"),
+        pytest.param(b"a[c]=0&a=1&a[b]=2&x=0", "a.b", b"x=0", id="nor does an array from before come back"),
+        pytest.param(b"a=1&a[b]=2&a[b][c]=3", "a.b.c", b"", id="two that arrays replaced"),
+        pytest.param(b"a&b=1", "a", b"b=1", id="a bare key"),
+        pytest.param(b"a.b=1&c=2", "a_b", b"c=2", id="the name as PHP calls it"),
+        pytest.param(b"a[b.c]=1&d=2", ("a", "b.c"), b"d=2", id="a sequence of keys"),
+        pytest.param(b"x=0&a=1\0a=2", "a", b"x=0\0a=2", id="before a raw NUL"),
+        pytest.param(b"a=1\0a=2", "a", b"\0a=2", id="nothing between it and a raw NUL"),
+        pytest.param(b"t=%CD%EE&a=%FF", "a", b"t=%CD%EE", id="bytes that are no UTF-8 stay"),
+        pytest.param(b"a=1&b=2", (), b"", id="everything"),
+    ],
+)
+def test_a_removal_takes_pairs_with_one_separator_each(body: bytes, path: Any, left: bytes) -> None:
+    assert form.remove(body, path) == left
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "message"),
+    [
+        (b"event=E&data[FIELDS][ID]=7", "data.fields.id", r"no data\.fields\.id in .*mean data\.FIELDS\.ID\?$"),
+        (b"event=E&data[FIELDS][ID]=7", "data.fields", r"did you mean data\.FIELDS\?$"),
+        (b"event=E&data[FIELDS][ID]=7", "event.x", r"There is no event\.x in this body"),
+        (b"a[b]=1&a=2", "a.b", r"There is no a\.b in this body"),
+        (b"a=1\0b=2", "b", r"There is no b in this body"),
+        (b"", "b", r"There is no b in this body\.$"),
+    ],
+)
+def test_removing_what_is_not_there_is_an_error(body: bytes, path: str, message: str) -> None:
+    with pytest.raises(UnknownPath, match=message):
+        form.remove(body, path)
+
+
+# Names whose meaning does not depend on other pairs, as that of `[]` does.
+FIXED_NAMES = st.lists(st.sampled_from(["a", "b", "0", "1", "c d", "é"]), min_size=1, max_size=4).map(
+    lambda keys: keys[0] + "".join(f"[{key}]" for key in keys[1:])
+)
+FIXED_PAIRS = st.tuples(FIXED_NAMES, st.sampled_from(["", "=", "=1", "=%ff+x"])).map("".join).map(str.encode)
+FIXED_BODIES = st.tuples(st.lists(FIXED_PAIRS, min_size=1, max_size=8), st.sampled_from([b"&", b"&&"])).map(
+    lambda pairs: pairs[1].join(pairs[0])
+)
+
+
+def below(leaf: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    return leaf[: len(path)] == path
+
+
+@pytest.mark.php
+@NORMAL
+@given(FIXED_BODIES, st.data())
+def test_php_misses_what_was_removed_and_nothing_else(php: PhpOracle, body: bytes, data: st.DataObject) -> None:
+    before = leaves(php.parse(body))
+    leaf = data.draw(st.sampled_from(list(before)))
+    path = leaf[: data.draw(st.integers(1, len(leaf)))]
+    left = form.remove(body, path)
+    assert leaves(php.parse(left)) == {other: value for other, value in before.items() if not below(other, path)}
+
+    pairs = body.split(b"&")
+    kept = iter(pairs)
+    assert all(pair in kept for pair in left.split(b"&") if pair)
+    gone = len([pair for pair in pairs if pair]) - len([pair for pair in left.split(b"&") if pair])
+    assert left.count(b"&") == max(body.count(b"&") - gone, 0)
+
+
+@pytest.mark.parametrize("case", RAW_CASES, ids=lambda case: case.name)
+def test_every_value_of_a_real_delivery_can_be_removed_alone(case: RawCase) -> None:
+    before = leaves(form.parse(case.body))
+    has_fixed_names = b"%5B%5D" not in case.body and b"[]" not in case.body
+    for path in before:
+        after = leaves(form.parse(form.remove(case.body, path)))
+        if has_fixed_names:
+            assert after == {other: value for other, value in before.items() if other != path}
+        else:
+            assert len(after) == len(before) - 1
+
+
+# Names apart from their spelling
+
+
+def test_names_that_are_decoded_are_read_by_the_same_rules() -> None:
+    assert form.assign([(b"a.b", "1"), (b"c[]", "2"), (b"c[x y]", "3"), (b"d[", "4")]) == {
+        "a_b": "1",
+        "c": {"0": "2", "x y": "3"},
+        "d_": "4",
+    }
+    names = [b"a[]", b"a[]", b"a[0]"]
+    assert form.index_of(names, "a.0") == 2
+    assert form.indexes_of(names, "a.0") == [0, 2]
+    with pytest.raises(UnknownPath, match="names an array"):
+        form.index_of(names, "a")
+
+
 @given(st.lists(st.text("a.\\", max_size=4), min_size=1, max_size=4))
 @settings(deadline=None, database=None)
 def test_a_path_in_a_string_is_taken_apart_as_it_was_joined(keys: list[str]) -> None:
@@ -486,6 +595,20 @@ def test_an_edit_changes_one_leaf_and_no_other_byte(body: bytes, value: str, dat
     for old, new in changed:
         assert body[: old.name_end] == edited[: new.name_end]
         assert body[old.end :] == edited[new.end :]
+
+
+@NORMAL
+@given(BODIES, st.data())
+def test_what_a_removal_leaves_is_spelled_as_it_was(body: bytes, data: st.DataObject) -> None:
+    found = [(field, body[field.start : field.end]) for field in form.fields(body)]
+    before = leaves(form.parse(body))
+    if not before:
+        return
+    path = data.draw(st.sampled_from(list(before)))
+    left = form.remove(body, path)
+    spelled = iter([pair for field, pair in found if field.path != path])
+    assert all(pair in spelled for pair in (left[field.start : field.end] for field in form.fields(left)))
+    assert len(left) < len(body)
 
 
 def without_leaves(value: Any) -> Any:

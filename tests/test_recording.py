@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import string
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from raw_cases import RAW_CASES, RawCase
 
 from b24tunnel.recording import (
+    LONGEST_COMMAND_LINE,
     Attempt,
     Record,
     Recording,
@@ -119,6 +121,7 @@ class TestThereAndBack:
         [
             SessionStart(7, NOW, "http://127.0.0.1:8000/", "listen"),
             SessionStart(7, NOW, None, "replay"),
+            SessionStart(7, NOW, None, "replay", arguments=("replay", "", "\udcff", "ю\n"), resumes=6),
             SessionEnd(3, NOW),
         ],
     )
@@ -196,6 +199,20 @@ class TestTheLine:
             "error": None,
         }
 
+    def test_only_a_replay_from_the_command_line_has_its_keys(self) -> None:
+        plain = {
+            "v": 1,
+            "kind": "session",
+            "session": 7,
+            "purpose": "replay",
+            "started_at": "2026-11-25T14:15:03.123456Z",
+            "forward": None,
+        }
+        start = SessionStart(7, NOW, purpose="replay")
+        assert json.loads(to_line(start)) == plain
+        started = replace(start, arguments=("replay", "last"), resumes=6)
+        assert json.loads(to_line(started)) == {**plain, "arguments": ["replay", "last"], "resumes": 6}
+
     def test_a_time_of_another_zone_is_written_as_utc(self) -> None:
         moscow = NOW.astimezone(timezone(timedelta(hours=3)))
         assert json.loads(to_line(a_recording(received_at=moscow)))["received_at"] == "2026-11-25T14:15:03.123456Z"
@@ -210,6 +227,7 @@ _KEYS = [
     *("v", "kind", "id", "received_at", "code", "request", "remote", "source", "verdict", "portal", "name"),
     *("recording", "cause", "target", "started_at", "duration_ms", "status", "headers", "body", "body_base64"),
     *("truncated", "error", "session", "purpose", "forward", "pending", "ended_at", "method", "http_version"),
+    *("arguments", "resumes"),
 ]
 json_values = st.recursive(
     st.none()
@@ -224,7 +242,12 @@ json_values = st.recursive(
 )
 _GOOD: list[dict[str, Any]] = [
     json.loads(to_line(record))
-    for record in (a_recording(), an_attempt(), SessionStart(7, NOW), SessionEnd(0, NOW))
+    for record in (
+        a_recording(),
+        an_attempt(),
+        SessionStart(7, NOW, arguments=("a",), resumes=6),
+        SessionEnd(0, NOW),
+    )
 ]
 
 
@@ -319,6 +342,26 @@ class TestRefusals:
         record["request"].update(body)
         with pytest.raises(UnreadableRecord):
             from_line(line_of(record))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"arguments": "replay"},
+            {"arguments": ["replay", 5]},
+            {"arguments": None},
+            {"arguments": ["\ud800"]},
+            {"arguments": ["x"] * (LONGEST_COMMAND_LINE // 2 + 1)},
+            {"arguments": ["x" * LONGEST_COMMAND_LINE]},
+            {"resumes": 0},
+            {"resumes": -1},
+            {"resumes": 10**9},
+            {"resumes": "6"},
+        ],
+        ids=lambda changes: repr(changes)[:30],
+    )
+    def test_a_session_that_resumes_nonsense_is_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(UnreadableRecord, match="session's start"):
+            from_line(line_of({**json.loads(to_line(SessionStart(7, NOW))), **changes}))
 
 
 class TestIds:

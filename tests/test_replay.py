@@ -18,9 +18,9 @@ from raw_cases import RAW_CASES
 import b24tunnel
 from b24tunnel.errors import WrongUsage
 from b24tunnel.formats.fixture import FixtureUnreadable
-from b24tunnel.journal import Journal, JournalWriter, files
+from b24tunnel.journal import Journal, files
 from b24tunnel.recording import Attempt, Recording, SessionStart, to_line
-from b24tunnel.replaying import Report, areplay, areplay_noted, replay
+from b24tunnel.replaying import Report, Result, areplay, replay
 from b24tunnel.selecting import matches_code, select, select_one
 
 DEADLINE = 20.0
@@ -239,13 +239,13 @@ class TestSending:
         handler.answer = last_first
         order: list[str] = []
 
-        def answered(one: Recording, attempt: Attempt) -> None:
-            order.append(one.id)
-            if one.id == "1-5":
+        def answered(result: Result) -> None:
+            order.append(result.recording.id)
+            if order[-1] == "1-5":
                 gate.set()
 
         recordings = [recording(f"1-{n + 1}", body=b"%d" % n) for n in range(5)]
-        report = await areplay(recordings, handler.url, concurrency=2, on_attempt=answered)
+        report = await areplay(recordings, handler.url, concurrency=2, on_result=answered)
         assert [attempt.recording for attempt in report.attempts] == [one.id for one in recordings]
         assert [attempt.status for attempt in report.attempts] == [200, 201, 202, 203, 204]
         assert order[-1] == "1-1"
@@ -360,9 +360,12 @@ class TestSending:
 
     def test_a_report_is_ok_when_every_answer_is_2xx(self) -> None:
         good, bad = an_attempt(duration_ms=1.0, status=200), an_attempt(duration_ms=1.0, status=404)
-        assert Report([good]).ok
-        assert not Report([good, bad]).ok
-        assert Report([good, bad]).failed == [bad]
+        report = Report()
+        report.add(Result(1, recording("1-1"), good))
+        assert report.ok
+        report.add(Result(2, recording("1-1"), bad, ("answered 404, expected 2xx",)))
+        assert not report.ok
+        assert report.failed == [bad]
 
 
 class TestItsNotes:
@@ -371,7 +374,7 @@ class TestItsNotes:
     ) -> None:
         write(tmp_path, 4, recording("4-1"), recording("4-2"))
         journal = Journal.open(tmp_path)
-        report = await areplay_noted(journal.recordings(), handler.url, journal)
+        report = await areplay(journal.recordings(), handler.url, journal=journal)
         assert report.ok
         for id in ("4-1", "4-2"):
             [attempt] = journal.attempts(id)
@@ -383,20 +386,18 @@ class TestItsNotes:
 
     async def test_a_bad_address_makes_no_session(self, tmp_path: Path) -> None:
         with pytest.raises(WrongUsage):
-            await areplay_noted([recording("1-1")], "nowhere", Journal.open(tmp_path))
+            await areplay([recording("1-1")], "nowhere", journal=Journal.open(tmp_path))
         assert names_in(tmp_path) == []
 
     async def test_the_session_ends_though_the_replay_failed(self, handler: Handler, tmp_path: Path) -> None:
-        with pytest.raises(WrongUsage):
-            await areplay_noted([recording("1-1")], handler.url, Journal.open(tmp_path), concurrency=0)
+        def breaking() -> Iterator[Recording]:
+            yield recording("1-1")
+            raise WrongUsage("broken")
+
+        with pytest.raises(WrongUsage, match="broken"):
+            await areplay(breaking(), handler.url, journal=Journal.open(tmp_path))
         [file] = (tmp_path / "journal").glob("session-*")
         assert not files.is_being_written(file)
-
-    async def test_a_writer_that_is_given_gets_the_attempts(self, handler: Handler, tmp_path: Path) -> None:
-        writer = JournalWriter(tmp_path)
-        await areplay([recording("7-1")], handler.url, writer=writer)
-        await writer.close()
-        assert [one.status for one in Journal.open(tmp_path).attempts("7-1")] == [200]
 
 
 class TestTheTwin:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "show": "recordings",
     "follow": "recordings",
     "replay": "replay",
+    "diff": "diff",
     "prune": "prune",
     "events": "events",
     "portal": "portal",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from b24tunnel.cli.selecting_options import narrowing_of, selecting_options
 from b24tunnel.cli.terminal import (
     counted,
     json_option,
@@ -29,39 +30,44 @@ if TYPE_CHECKING:
     from b24tunnel.redact import Masker
 
 
-@click.command("list", epilog="\b\nExample:\n  b24tunnel list 'ONCRM*' --failed -n 20")
+@click.command(
+    "list",
+    epilog="\b\nExamples:\n  b24tunnel list 'ONCRM*' --failed -n 20\n"
+    "  b24tunnel list --since 10m --where 'data.FIELDS.ID>=7000'",
+)
 @click.argument("selectors", nargs=-1, metavar="[SELECTOR]...")
 @recordings_option
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000_000), default=50, show_default=True, help="How many.")
-@click.option(
-    "--failed", is_flag=True, help="Only those whose last attempt, at whichever handler, was not answered 2xx."
-)
+@selecting_options
 @click.option("--check", is_flag=True, help="Read the whole journal and say what is wrong with it.")
 @json_option
 @reveal_option
 @click.pass_context
 def list_command(
     context: click.Context,
+    /,
     selectors: tuple[str, ...],
     recordings: Path,
     limit: int,
-    failed: bool,
     check: bool,
     as_json: bool,
     reveal: bool,
+    **narrowed_by: Any,
 ) -> None:
     """List recordings, newest last, each with what the handler made of it.
 
     A SELECTOR is an id (12-345), last, last:N, a session (12), an event code or glob ('ONCRM*'), or a fixture's
     name or path. ORIGIN: verified (the portal's application_token), mismatched (another one), unverified (none is
-    known). HANDLER: the last attempt's answer, of each
-    handler where there are several. With --check: what each file holds and what is wrong with it; exit
-    code 1 when something is.
+    known). HANDLER: the last attempt's answer, of each handler where there are several.
+
+    With --check: what each file holds and what is wrong with it; exit code 1 when something is.
     """
+    narrowing = narrowing_of(**narrowed_by)
     if check:
-        if selectors or failed or reveal or context.get_parameter_source("limit") is not ParameterSource.DEFAULT:
+        limited = context.get_parameter_source("limit") is not ParameterSource.DEFAULT
+        if selectors or narrowing.narrows or reveal or limited:
             raise WrongUsage(
-                "--check looks at the whole journal: leave out selectors, --limit, --failed and --reveal."
+                "--check looks at the whole journal: leave out selectors, --limit, --reveal and what narrows it."
             )
         _check_journal(recordings, as_json=as_json)
         return
@@ -71,7 +77,7 @@ def list_command(
 
     journal = open_journal(recordings)
     try:
-        chosen = histories(journal, selectors, recordings, limit=limit, failed=failed)[::-1]
+        chosen = histories(journal, selectors, recordings, limit=limit, narrowing=narrowing)[::-1]
     finally:
         say_unreadable(journal)
     if as_json:
@@ -97,7 +103,7 @@ def list_command(
             ),
         )
     else:
-        which = " that match" if selectors or failed else ""
+        which = " that match" if selectors or narrowing.narrows else ""
         click.echo(f"No recordings{which} in {journal.directory.absolute()}.", err=True)
 
 

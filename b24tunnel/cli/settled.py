@@ -64,11 +64,15 @@ def settings_of(ctx: click.Context) -> ProjectSettings:
 def settled_recordings() -> Path:
     """Where `listen` keeps recordings by the settings and the environment, for commands that read them.
 
-    Raises what `read_settings` does, and a usage error for what `listen` would not take.
+    Raises what `read_settings` does, and `WrongUsage` for what `listen` would not take.
     """
     from b24tunnel.cli.listen import listen_command
 
-    found: Path = listen_command.make_context("listen", []).params["recordings"]
+    try:
+        found: Path = listen_command.make_context("listen", []).params["recordings"]
+    except click.UsageError as error:
+        # Its own form has the usage of `listen` before it, which nobody called.
+        raise WrongUsage(error.format_message()) from error
     return found
 
 

@@ -32,8 +32,21 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class _Recordings(click.Option):
+    """Without the option, a command that reads recordings looks for them where `listen` is set to keep them."""
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        # `listen` itself is settled as a whole; help and completion read no settings.
+        if not call or ctx.resilient_parsing or ctx.command.name == "listen":
+            return super().get_default(ctx, call)
+        from b24tunnel.cli.settled import settled_recordings
+
+        return settled_recordings()
+
+
 recordings_option = click.option(
     "--recordings",
+    cls=_Recordings,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("recordings"),
     show_default=True,
@@ -47,13 +60,13 @@ timeout_option = click.option(
 )
 
 
-def concurrency_option(default: int) -> Callable[[_Command], _Command]:
+def concurrency_option(default: int | None, shown: str | bool = True) -> Callable[[_Command], _Command]:
     """``--concurrency``: how many requests to a handler are under way at a time."""
     return click.option(
         "--concurrency",
         type=click.IntRange(1, 1000),
         default=default,
-        show_default=True,
+        show_default=shown,
         help="Requests to your handler at a time; 1 keeps a strict order.",
     )
 

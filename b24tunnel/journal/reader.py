@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ from b24tunnel.journal import files
 from b24tunnel.journal.attempts import History
 from b24tunnel.journal.check import Checked
 from b24tunnel.journal.document import Document, code_in_head
+from b24tunnel.journal.extent import Extent
 from b24tunnel.journal.files import Segment, TornLine
-from b24tunnel.journal.outcomes import Failed
+from b24tunnel.journal.outcomes import Outcomes
 from b24tunnel.journal.pending import Debt, debts
+from b24tunnel.journal.recorded_answers import RecordedAnswers
+from b24tunnel.journal.runs import Delivered, Run, last_run
 from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Attempt, Recording, parse_id
 
 # A query's answers are remembered for this many codes of at most this length.
 _CODES_REMEMBERED = 1000
 _LONGEST_CODE_REMEMBERED = 100
+# A file's time may be coarser than a record's.
+_SECONDS_OF_DOUBT = 2.0
 
 
 class Journal:
@@ -76,9 +82,25 @@ class Journal:
                 if code is None or len(code) <= _LONGEST_CODE_REMEMBERED:
                     refused.add(code_in_head(code))
 
-    def documents(self, sessions: Collection[int] | None = None) -> Iterator[Document]:
-        """All recordings, or those of some sessions, as they came, parsed no further than asked."""
+    def documents(
+        self, sessions: Collection[int] | None = None, extent: Extent | None = None
+    ) -> Iterator[Document]:
+        """All recordings, or those of some sessions, as they came, parsed no further than asked.
+
+        With an ``extent``, those that were there when it was taken, so that this ends while others write.
+        """
+        if extent is not None:
+            return extent.documents(self._scan, sessions)
         return self._scan.documents(self._of(sessions))
+
+    def extent(self) -> Extent:
+        """What is in the journal now."""
+        return Extent.now(self._scan)
+
+    def sessions_since(self, moment: datetime) -> set[int]:
+        """Sessions that have written at this moment or later, or may have: by their files' times."""
+        earliest = moment.timestamp() - _SECONDS_OF_DOUBT
+        return {one.session for one in self._scan.segments() if files.changed_at(one.path) >= earliest}
 
     def newest_first(
         self, sessions: Collection[int] | None = None, without_codes: Collection[bytes | None] = ()
@@ -128,9 +150,12 @@ class Journal:
         """
         return gathering.histories(self._scan, recordings)
 
-    def failed(self) -> Failed:
-        """Which recordings' last attempt may not have been answered 2xx; reads all attempts."""
-        return Failed.of(self._scan)
+    def outcomes(self, *, to: str | None = None, before: datetime | None = None) -> Outcomes:
+        """What came of the attempts with each recording; reads all of them, and holds about a byte for each.
+
+        ``to``: only attempts with the handler at this URL, whatever its query. ``before``: only those made before.
+        """
+        return Outcomes.of(self._scan, to=to, before=before)
 
     def pending(self) -> list[str]:
         """Ids of recordings that an ended session was to forward and that no handler was reached with.
@@ -142,6 +167,21 @@ class Journal:
     def debts(self) -> list[Debt]:
         """The same, each with where it was delivered, for who has several handlers."""
         return list(debts(self._scan))
+
+    def recorded_answers(self, before: datetime | None = None) -> RecordedAnswers:
+        """What handlers answered to the recordings, to hold other answers against; reads all attempts.
+
+        Only attempts count that began before ``before`` (aware). Close it, or use it as a context manager.
+        """
+        return RecordedAnswers(self._scan, before)
+
+    def last_run(self) -> Run | None:
+        """The newest replay from the command line, with those that it resumed."""
+        return last_run(self._scan)
+
+    def delivered_in(self, sessions: Collection[int]) -> Delivered:
+        """What the replays of these sessions have delivered."""
+        return Delivered.of(self._scan, sessions)
 
     def check(self) -> Iterator[Checked]:
         """What is in each of the journal's files and what is wrong with it; parses every line."""

@@ -8,24 +8,30 @@ import errno
 import os
 import queue
 import threading
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from b24tunnel.durable import sync_directory
-from b24tunnel.errors import OutsideFailure
+from b24tunnel.errors import OutsideFailure, WrongUsage
 from b24tunnel.journal import files
 from b24tunnel.journal.writing_mark import mark_as_written
-from b24tunnel.recording import Record, SessionEnd, SessionStart, to_line
+from b24tunnel.recording import (
+    LONGEST_COMMAND_LINE,
+    Record,
+    SessionEnd,
+    SessionStart,
+    command_line_length,
+    to_line,
+)
 
 SEGMENT_BYTES = 256 * 1024 * 1024
 _FIRST_SESSIONS_TO_TRY = 1000
 _COLLECT_SECONDS = 0.01
 _MOST_COLLECTED = 1000
 
-# A line, what tells that it is on disk, and whether somebody waits for that.
-_Waiting = tuple[bytes, "asyncio.Future[None]", bool]
+# A line, and what tells that it is on disk.
+_Waiting = tuple[bytes, "asyncio.Future[None]"]
 
 # macOS's fsync leaves data in the drive's cache and it has no fdatasync
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -56,13 +62,21 @@ class JournalWriter:
         forward: str | None = None,
         routes: tuple[tuple[str, tuple[str, ...]], ...] = (),
         purpose: str = "listen",
+        arguments: tuple[str, ...] = (),
+        resumes: int | None = None,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Claim a new session under ``recordings`` and write its first line; raises `JournalUnwritable`.
 
         ``forward`` is where the session forwards to; a session without it is never offered for forwarding. For
-        ``routes`` see `SessionStart`.
+        ``routes``, ``arguments`` and ``resumes`` see `SessionStart`. Raises `WrongUsage` for arguments that no
+        system takes as a command line.
         """
+        if command_line_length(arguments) > LONGEST_COMMAND_LINE:
+            raise WrongUsage(
+                f"The command line of a replay is noted for --resume and may have {LONGEST_COMMAND_LINE:,} "
+                f"characters, not {command_line_length(arguments):,}: name fewer recordings."
+            )
         self.directory = files.journal_directory(recordings)
         self._segment_bytes = segment_bytes
         self._number = 0
@@ -72,14 +86,19 @@ class JournalWriter:
         self._closed = False
         try:
             files.prepare_directory(self.directory)
-            self._start = self._claim(forward, routes, purpose)
+            self._start = self._claim(
+                SessionStart(0, datetime.now(UTC), forward, purpose, routes, arguments, resumes)
+            )
         except OSError as error:
             raise _unwritable(self.directory, error) from error
         self.session = self._start.session
         self.synced = Position(self._segment, self._size)
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        # Collected in the event loop, because each hand-over wakes the thread.
+        self._collected: list[_Waiting] = []
+        self._passing_on: asyncio.TimerHandle | None = None
+        self._waiting: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"journal-{self.session}", daemon=True)
         self._thread.start()
 
@@ -105,8 +124,21 @@ class JournalWriter:
             raise JournalUnwritable("The journal is closed: start a new session.")
         loop = self._loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._waiting.put((to_line(record), done, urgent))
+        self._collected.append((to_line(record), done))
+        if urgent or len(self._collected) >= _MOST_COLLECTED:
+            self._pass_on()
+        elif self._passing_on is None:
+            self._passing_on = loop.call_later(_COLLECT_SECONDS, self._pass_on)
         return done
+
+    def _pass_on(self) -> None:
+        """Hand what was collected over to the thread."""
+        if self._passing_on is not None:
+            self._passing_on.cancel()
+            self._passing_on = None
+        if self._collected:
+            collected, self._collected = self._collected, []
+            self._waiting.put(collected)
 
     def changed(self) -> asyncio.Event:
         """An event that is set when more is on disk than now. Take it before reading, wait for it after."""
@@ -120,19 +152,18 @@ class JournalWriter:
             await self.append(SessionEnd(pending))
         finally:
             self._closed = True
+            self._pass_on()
             self._waiting.put(None)
             await asyncio.to_thread(self._thread.join)
 
     # -- in the constructor and in the writer's thread ---------------------------------------------------------
 
-    def _claim(
-        self, forward: str | None, routes: tuple[tuple[str, tuple[str, ...]], ...], purpose: str
-    ) -> SessionStart:
+    def _claim(self, start: SessionStart) -> SessionStart:
         existing = files.segments(self.directory)
         session = existing[-1].session if existing else 0
         for _ in range(_FIRST_SESSIONS_TO_TRY):
             session += 1
-            self._start = SessionStart(session, datetime.now(UTC), forward, purpose, routes)
+            self._start = replace(start, session=session)
             self._segment = 0
             try:
                 self._open_segment()
@@ -173,27 +204,23 @@ class JournalWriter:
             if batch:
                 error: Exception | None
                 try:
-                    error = self._commit(b"".join([line for line, _, _ in batch]))
+                    error = self._commit(b"".join([line for line, _ in batch]))
                 except Exception as failure:  # no memory, for one: whoever waits must hear of it
                     error = failure
                 position = Position(self._segment, self._size)
                 assert self._loop is not None  # set by the append that filled the batch
                 with contextlib.suppress(RuntimeError):  # the loop was closed under us: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._release, [d for _, d, _ in batch], error, position)
+                    self._loop.call_soon_threadsafe(self._release, [done for _, done in batch], error, position)
         self._close_segment()
 
     def _next_batch(self) -> tuple[list[_Waiting], bool]:
         """All records that wait, once there is one, and whether there will be no more."""
         batch: list[_Waiting] = []
-        item = self._waiting.get()
-        until = time.monotonic() + _COLLECT_SECONDS
-        urgent = False
-        while item is not None:
-            batch.append(item)
-            urgent = urgent or item[2]
-            patience = 0 if urgent or len(batch) >= _MOST_COLLECTED else until - time.monotonic()
+        handed_over = self._waiting.get()
+        while handed_over is not None:
+            batch += handed_over
             try:
-                item = self._waiting.get(timeout=patience) if patience > 0 else self._waiting.get_nowait()
+                handed_over = self._waiting.get_nowait()
             except queue.Empty:
                 return batch, False
         return batch, True

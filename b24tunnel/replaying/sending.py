@@ -1,108 +1,175 @@
-"""Replay: send recordings' exact bytes to a handler and report what it answered."""
+"""The engine of a replay: takes recordings one after the other, sends each once, judges the answer, notes it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Literal
 
-from b24tunnel import event_loop
-from b24tunnel.errors import WrongUsage
-from b24tunnel.forward import CONCURRENCY, TIMEOUT, Sender, check_handler_url
-from b24tunnel.journal import Journal, JournalWriter
+from b24tunnel.changing import Change
+from b24tunnel.difference import Difference
+from b24tunnel.forward import Sender
+from b24tunnel.journal import JournalWriter
 from b24tunnel.recording import Attempt, Recording
+from b24tunnel.replaying.comparing import Comparison
+from b24tunnel.replaying.expecting import Expectation
+from b24tunnel.replaying.expecting import problems as problems_of
+from b24tunnel.replaying.pace import Pace
+from b24tunnel.replaying.report import Report
+from b24tunnel.replaying.result import Result
 
-_MOST_CONCURRENT = 1000
+OnError = Literal["continue", "stop"]
+Answers = Callable[[Recording], Attempt | None]
+# What it returns is waited for before the next is sent: who cannot take results quickly holds the run up.
+OnResult = Callable[[Result], Awaitable[None] | None]
+
 _MOST_UNSYNCED = 1000
 
 
 @dataclass
-class Report:
-    """What a replay did: its attempts in the order in which the recordings were given."""
+class Sending:
+    """Sends what ``recordings`` gives out, at most ``concurrency`` at a time, and fills ``report``.
 
-    # Not in the repr, which asyncio makes of a task's result: there may be very many.
-    attempts: list[Attempt] = field(default_factory=list, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Every handler answered 2xx, and at least one recording was sent."""
-        return bool(self.attempts) and all(attempt.ok for attempt in self.attempts)
-
-    @property
-    def failed(self) -> list[Attempt]:
-        """The attempts that were not answered 2xx."""
-        return [attempt for attempt in self.attempts if not attempt.ok]
-
-
-async def areplay(
-    recordings: Iterable[Recording],
-    to: str,
-    *,
-    concurrency: int = CONCURRENCY,
-    timeout: float = TIMEOUT,
-    writer: JournalWriter | None = None,
-    on_attempt: Callable[[Recording, Attempt], None] = lambda recording, attempt: None,
-) -> Report:
-    """Send each recording's exact bytes to the URL ``to``, at most ``concurrency`` at a time, in order.
-
-    ``timeout`` is seconds an answer may take. With a ``writer``, each attempt is also noted in the journal.
-    Raises `WrongUsage` for a bad URL or number; a handler that fails is in the report, not an exception.
+    ``filled`` puts fresh tokens in, before the ``changes``. ``comparison`` holds an answer against that of the
+    handler ``against``, which gets the same, or where there is none against what ``answers`` knows.
     """
-    if not 1 <= concurrency <= _MOST_CONCURRENT:
-        raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {concurrency}.")
-    remaining = iter(enumerate(recordings))
-    done: dict[int, Attempt] = {}
-    unsynced: deque[asyncio.Future[None]] = deque()
 
-    async def send_remaining() -> None:
-        for place, recording in remaining:
+    recordings: Iterator[Recording]
+    sender: Sender
+    report: Report
+    concurrency: int = 1
+    filled: Callable[[Recording], Awaitable[Recording]] | None = None
+    changes: Sequence[Change] = ()
+    pace: Pace | None = None
+    expectations: Sequence[Expectation] = ()
+    comparison: Comparison | None = None
+    answers: Answers | None = None
+    against: Sender | None = None
+    on_error: OnError = "continue"
+    writer: JournalWriter | None = None
+    on_result: OnResult = lambda result: None
+    _taken: int = field(default=0, init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _unsynced: deque[asyncio.Future[None]] = field(default_factory=deque, init=False)
 
-            async def note(attempt: Attempt, place: int = place, recording: Recording = recording) -> None:
-                done[place] = attempt
-                on_attempt(recording, attempt)
-                if writer is not None:
-                    # The next one is sent meanwhile.
-                    unsynced.append(writer.hand_in(attempt, urgent=False))
-                    while unsynced[0].done() or len(unsynced) > _MOST_UNSYNCED:
-                        await unsynced.popleft()
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Send all, up to the first wrong one where that ends it. Setting ``stop`` cuts off what is under way."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.sender)
+            if self.against is not None:
+                await stack.enter_async_context(self.against)
+            workers = [asyncio.create_task(_Worker(self).work()) for _ in range(self.concurrency)]
+            stopping = asyncio.create_task(stop.wait()) if stop is not None else None
+            all_sent = asyncio.gather(*workers)
+            try:
+                if stopping is not None:
+                    await asyncio.wait((all_sent, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    self.report.interrupted = not all_sent.done()
+                if not self.report.interrupted:
+                    await all_sent
+            finally:
+                if stopping is not None:
+                    stopping.cancel()
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, all_sent, return_exceptions=True)
+                synced = await asyncio.gather(*self._unsynced, return_exceptions=True)
+            for failure in synced:
+                if isinstance(failure, BaseException):
+                    raise failure
 
-            await sender.send(recording, note)
+    async def take(self) -> tuple[int, Recording, float] | None:
+        """The next one as it is to be sent, its place in the run and how many seconds late; None at the end."""
+        if self.pace is None:
+            return await self._next()
+        async with self._turn:
+            return await self._next()
 
-    async with Sender(to, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True) as sender:
-        tasks = [asyncio.create_task(send_remaining()) for _ in range(concurrency)]
-        try:
-            await asyncio.gather(*tasks)
-            await asyncio.gather(*unsynced)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, *unsynced, return_exceptions=True)
-    return Report([done[place] for place in sorted(done)])
+    async def _next(self) -> tuple[int, Recording, float] | None:
+        recording = None if self.report.stopped else next(self.recordings, None)
+        if recording is None:
+            return None
+        self._taken += 1
+        number = self._taken
+        # Before the turn, because it may take a call to the portal; the changes after it, for the time may be one.
+        if self.filled is not None:
+            recording = await self.filled(recording)
+        late = 0.0 if self.pace is None else await self.pace.turn(recording)
+        for change in self.changes:
+            recording = change(recording)
+        return number, recording, late
+
+    async def noted(self, attempt: Attempt) -> None:
+        """Note an attempt in the journal; the next one is sent meanwhile."""
+        if self.writer is None:
+            return
+        self._unsynced.append(self.writer.hand_in(attempt, urgent=False))
+        while self._unsynced and (self._unsynced[0].done() or len(self._unsynced) > _MOST_UNSYNCED):
+            await self._unsynced.popleft()
+
+    def judged(
+        self, number: int, recording: Recording, late: float, attempt: Attempt, beside: Attempt | None
+    ) -> Awaitable[None] | None:
+        """Count one answer and tell of it. ``beside`` is what the other handler answered, where there is one.
+
+        What is returned is to be awaited before the next is sent.
+        """
+        problems = problems_of(self.expectations, attempt)
+        differences: tuple[Difference, ...] = ()
+        if self.comparison is not None:
+            differences = self.comparison.differences(self._before(recording, beside), attempt)
+            if attempt.error is not None and not problems and not differences:
+                problems = (f"no answer: {attempt.error}",)
+        result = Result(number, recording, attempt, problems, differences, late * 1000)
+        self.report.add(result)
+        if self.pace is not None:
+            self.pace.answered(attempt)
+        if self.on_error == "stop" and not result.ok:
+            self.report.stopped = True
+        return self.on_result(result)
+
+    def _before(self, recording: Recording, beside: Attempt | None) -> Attempt | None:
+        if self.against is not None:
+            return beside
+        return None if self.answers is None else self.answers(recording)
 
 
-async def areplay_noted(
-    recordings: Iterable[Recording],
-    to: str,
-    journal: Journal,
-    *,
-    concurrency: int = CONCURRENCY,
-    timeout: float = TIMEOUT,
-    on_attempt: Callable[[Recording, Attempt], None] = lambda recording, attempt: None,
-) -> Report:
-    """`areplay` with every attempt noted in the journal, as a session of its own."""
-    check_handler_url(to)
-    writer = JournalWriter(journal.directory.parent, purpose="replay")
-    try:
-        return await areplay(
-            recordings, to, concurrency=concurrency, timeout=timeout, writer=writer, on_attempt=on_attempt
-        )
-    finally:
-        await writer.close()
+class _Worker:
+    """Sends one at a time, and knows what came of it also when it is cut off."""
 
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
+        self._attempt: Attempt | None = None
+        self._beside: Attempt | None = None
 
-def replay(
-    recordings: Iterable[Recording], to: str, *, concurrency: int = CONCURRENCY, timeout: float = TIMEOUT
-) -> Report:
-    """`areplay` for code without an event loop."""
-    return event_loop.run(areplay(recordings, to, concurrency=concurrency, timeout=timeout))
+    async def work(self) -> None:
+        """Until there are no more."""
+        sending = self._sending
+        while (taken := await sending.take()) is not None:
+            number, recording, late = taken
+            self._attempt = self._beside = told = None
+            try:
+                if sending.against is None:
+                    await sending.sender.send(recording, self._note)
+                else:
+                    await asyncio.gather(
+                        sending.sender.send(recording, self._note),
+                        sending.against.send(recording, self._note_beside),
+                    )
+            finally:
+                # Also when it was cut off: what was sent is sent.
+                if self._attempt is not None:
+                    told = sending.judged(number, recording, late, self._attempt, self._beside)
+            if told is not None:
+                await told
+
+    async def _note(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        await self._sending.noted(attempt)
+
+    async def _note_beside(self, attempt: Attempt) -> None:
+        self._beside = attempt
+        await self._sending.noted(attempt)

@@ -17,13 +17,15 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from b24tunnel.queue_pacing import Pacing, Pause
+
 from .logs import BoundedLog
 
 MAX_QUEUED = 100_000
 MAX_QUEUED_BYTES = 256 * 1024 * 1024
 MAX_LOG_BYTES = 64 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
-MAX_PACES = 1_000
+MAX_PAUSES = 1_000
 
 
 @dataclass(slots=True)
@@ -51,22 +53,6 @@ class Delivery:
         return self.status is not None or self.error is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Pacing:
-    """How the queue treats slow handlers. All values in seconds but ``concurrency``.
-
-    ``slow_after``: an answer that takes longer is slow. ``first_pause``: the pause after the first slow answer,
-    doubled by each further one up to ``max_pause``, halved by each quick one. ``timeout``: when a call is given
-    up. ``concurrency``: calls to one handler URL at the same time.
-    """
-
-    slow_after: float = 5.0
-    first_pause: float = 1.0
-    max_pause: float = 60.0
-    timeout: float = 30.0
-    concurrency: int = 8
-
-
 @dataclass(slots=True)
 class _Item:
     delivery: Delivery
@@ -83,14 +69,6 @@ class _Lane:
     workers: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Pace:
-    """One handler host: the pause between two calls, and when the next call may start (monotonic)."""
-
-    pause: float = 0.0
-    next_start: float = 0.0
-
-
 class Queue:
     """Takes deliveries, posts each once. Lives in one event loop between ``start`` and ``stop``."""
 
@@ -103,7 +81,7 @@ class Queue:
         self.pacing = pacing
         self._log: BoundedLog[Delivery] = BoundedLog(log_length, MAX_LOG_BYTES)
         self._lanes: dict[str, _Lane] = {}
-        self._paces: dict[str, _Pace] = {}
+        self._pauses: dict[str, Pause] = {}
         self._session: aiohttp.ClientSession | None = None
         self._waiting = 0
         self._waiting_bytes = 0
@@ -137,7 +115,7 @@ class Queue:
             for item in lane.items:
                 item.delivery.error = "the sandbox was stopped before this delivery was sent"
         self._lanes.clear()
-        self._paces.clear()
+        self._pauses.clear()
         self._waiting = self._waiting_bytes = self._outstanding = 0
         self._empty.set()
         if session is not None:
@@ -172,8 +150,8 @@ class Queue:
 
     def pause(self, url: str) -> float:
         """The present pause, in seconds, between calls to the host of ``url``; 0 for a quick handler."""
-        pace = self._paces.get(urlsplit(url).netloc)
-        return 0.0 if pace is None else pace.pause
+        pause = self._pauses.get(urlsplit(url).netloc)
+        return 0.0 if pause is None else pause.seconds
 
     async def idle(self, timeout: float) -> None:
         """Waits until nothing waits or is under way. Raises TimeoutError after ``timeout`` seconds."""
@@ -212,12 +190,9 @@ class Queue:
                 del self._lanes[url]
 
     async def _keep_pace(self, netloc: str) -> None:
-        pace = self._paces.get(netloc)
-        if pace is None:
-            return
-        start = max(time.monotonic(), pace.next_start)
-        pace.next_start = start + pace.pause
-        await _sleep_until(start)
+        pause = self._pauses.get(netloc)
+        if pause is not None:
+            await _sleep_until(pause.next_start())
 
     async def _post(self, item: _Item, netloc: str) -> None:
         session = self._session
@@ -251,18 +226,16 @@ class Queue:
             self._on_done(delivery)
 
     def _set_pace(self, netloc: str, duration: float) -> None:
-        pace = self._paces.get(netloc)
-        if duration > self.pacing.slow_after:
-            if pace is None:
-                if len(self._paces) >= MAX_PACES:
-                    del self._paces[next(iter(self._paces))]
-                pace = self._paces[netloc] = _Pace()
-            pace.pause = min(self.pacing.max_pause, max(self.pacing.first_pause, pace.pause * 2))
-            pace.next_start = max(pace.next_start, time.monotonic() + pace.pause)
-        elif pace is not None:
-            pace.pause /= 2
-            if pace.pause < self.pacing.first_pause:
-                del self._paces[netloc]
+        pause = self._pauses.get(netloc)
+        if pause is None:
+            if not self.pacing.is_slow(duration):
+                return
+            if len(self._pauses) >= MAX_PAUSES:
+                del self._pauses[next(iter(self._pauses))]
+            pause = self._pauses[netloc] = Pause(self.pacing)
+        pause.answered(duration)
+        if not pause.seconds:
+            del self._pauses[netloc]
 
 
 def _address(url: str) -> URL:

@@ -9,21 +9,24 @@ import sys
 import time
 
 from b24tunnel import Journal, areplay
-from b24tunnel.replaying import areplay_noted
+from b24tunnel.replaying import Report
 
 
 async def replay(recordings: str, to: str, concurrency: int, noted: bool) -> float:
     """Recordings a second, reading them from the journal included."""
     journal = Journal.open(recordings)
     start = time.perf_counter()
-    if noted:
-        report = await areplay_noted(journal.recordings(), to, journal, concurrency=concurrency)
-    else:
-        report = await areplay(journal.recordings(), to, concurrency=concurrency)
+    report = await areplay(
+        journal.recordings(),
+        to,
+        concurrency=concurrency,
+        journal=journal if noted else None,
+        report=Report(keep=0),
+    )
     seconds = time.perf_counter() - start
     if not report.ok:
-        sys.exit(f"{len(report.failed)} of {len(report.attempts)} were not answered 2xx")
-    return len(report.attempts) / seconds
+        sys.exit(f"{report.wrong} of {report.sent} were not answered 2xx")
+    return report.sent / seconds
 
 
 def main() -> None:

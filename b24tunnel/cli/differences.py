@@ -1,0 +1,126 @@
+"""Differences for people and for programs: without secrets, and still to be told apart."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from b24tunnel.cli.terminal import one_line, visible
+
+if TYPE_CHECKING:
+    from b24tunnel.difference import Difference
+    from b24tunnel.recording import Recording
+    from b24tunnel.redact import Masker
+
+_ANOTHER = "[masked, another]"
+# Columns before the first difference that are shown of a value which is too long.
+_LEAD = 20
+
+
+def masker_of(*recordings: Recording) -> Masker:
+    """A masker for the secrets of several recordings."""
+    from b24tunnel.redact import Masker
+
+    maskers = [Masker.of(recording) for recording in recordings]
+
+    class MaskerOfAll(Masker):
+        def text(self, text: str) -> str:
+            for masker in maskers:
+                text = masker.text(text)
+            return text
+
+        def cut_text(self, text: str) -> str:
+            for masker in maskers:
+                text = masker.cut_text(text)
+            return text
+
+    return MaskerOfAll(())
+
+
+def masked(difference: Difference, masker: Masker | None) -> Difference:
+    """The difference without secrets; two secrets that differ are ``[masked]`` and ``[masked, another]``."""
+    if masker is None:
+        return difference
+    from b24tunnel.redact import MASK
+
+    before, after = (_masked(difference.where, text, masker) for text in difference[1:])
+    if before == after and before is not None and after is not None:
+        head, mask, tail = after.rpartition(MASK)
+        after = f"{head}{_ANOTHER}{tail}" if mask else after
+    return difference._replace(where=masker.text(difference.where), before=before, after=after)
+
+
+def difference_lines(
+    differences: Sequence[Difference], masker: Masker | None, *, colours: bool, width: int | None = None
+) -> list[str]:
+    """Lines for people: the place, then what stands there before (``- ``) and after (``+ ``).
+
+    Without a masker nothing is masked. ``width``: columns that a line may have; left out, the terminal's where
+    there are colours, and else lines are not cut. A value that is too long is cut around what differs first.
+    """
+    if width is None and colours:
+        width = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for difference in differences:
+        where, before, after = masked(difference, masker)
+        lines.append(_cut(_shown(where), 0, width))
+        if before is None and after is None:
+            continue
+        old, new = None if before is None else _shown(before), None if after is None else _shown(after)
+        if old == new and old is not None and new is not None:
+            # Characters that a terminal would obey are written out, and so may stand for themselves.
+            old, new = ascii(before), ascii(after)
+        start = _first_difference(old or "", new or "") if old is not None and new is not None else 0
+        for sign, text, colour in (("-", old, "red"), ("+", new, "green")):
+            if text is not None:
+                line = f"  {sign} {_cut(text, start, None if width is None else width - 4) or '(empty)'}"
+                lines.append(click.style(line, fg=colour) if colours else line)
+    return lines
+
+
+def _masked(where: str, text: str | None, masker: Masker) -> str | None:
+    """What stands at a place, masked by the place's name, and by value."""
+    from b24tunnel.body_differences import CUT_OFF
+    from b24tunnel.redact import MASK, is_secret_field
+
+    if text is None:
+        return None
+    if where.startswith("header "):
+        return masker.headers([(where.removeprefix("header "), text)])[0][1]
+    if where == "request path":
+        return masker.target(text)
+    if where in ("body bytes", "query bytes"):
+        return masker.body(text.encode("utf-8", "surrogateescape"))
+    names = re.split(r"[.\[\]'\\]+", where.removeprefix("query "))
+    is_parameter = where in ("query auth", "query code")
+    if text and (is_parameter or any(map(is_secret_field, names))):
+        return MASK
+    return masker.cut_text(text) if where.endswith(CUT_OFF) else masker.text(text)
+
+
+def _shown(text: str) -> str:
+    return visible(one_line(text)).replace("\t", "\\t")
+
+
+def _first_difference(before: str, after: str) -> int:
+    pairs = enumerate(zip(before, after, strict=False))
+    return next((place for place, (old, new) in pairs if old != new), min(len(before), len(after)))
+
+
+def _cut(text: str, start: int, width: int | None) -> str:
+    """At most ``width`` columns of it, with the character at ``start``, and ``…`` where something is left out."""
+    if width is None:
+        return text
+    from rich.cells import cell_len, set_cell_size
+
+    width = max(width, 2 * _LEAD)
+    if len(text) <= width and cell_len(text) <= width:
+        return text
+    if start > _LEAD and start > width // 2:
+        text = "…" + text[start - _LEAD :]
+    text = text[: width + 1]  # no character is less than a column wide, or it would not be shown
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"

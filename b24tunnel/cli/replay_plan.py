@@ -1,0 +1,135 @@
+"""What one `replay` is about to do: which recordings, with which changes, at which pace, and how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from b24tunnel.changing import Change
+from b24tunnel.cli.render import what
+from b24tunnel.cli.selecting_options import NAMES, narrowing_of
+from b24tunnel.cli.terminal import open_journal
+from b24tunnel.errors import WrongUsage
+from b24tunnel.journal import Journal
+from b24tunnel.journal.runs import Run
+from b24tunnel.recording import Recording
+from b24tunnel.replaying import Pace, Variation
+from b24tunnel.replaying.pace import Planned
+from b24tunnel.selecting import Selection
+
+if TYPE_CHECKING:
+    from b24tunnel.cli.replay_asked import Asked
+
+SHOWN = 100
+"""A run of no more than so many shows every result; of a longer one only what is wrong."""
+
+
+@dataclass
+class Plan:
+    """A run before it begins. ``total`` is how many are to be sent, None where nobody has counted.
+
+    ``widths`` are those of the ids and events of a short run, for lines that stand below each other.
+    """
+
+    asked: Asked
+    run: Run | None
+    journal: Journal
+    selection: Selection
+    variation: Variation
+    changes: list[Change]
+    pace: Pace | None
+    total: int | None = None
+    planned: Planned | None = None
+    widths: tuple[int, int] = (8, 24)
+
+    def to_be_sent(self) -> Iterator[Recording]:
+        """The recordings in order, as they were recorded."""
+        chosen = self.variation.varied(self.selection)
+        if self.run is None:
+            return chosen
+        delivered = self.journal.delivered_in(self.run.sessions)
+        return (recording for recording in chosen if not delivered.take(recording.id))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether every result is shown."""
+        return self.total is not None and self.total <= SHOWN
+
+
+def planned(asked: Asked, run: Run | None, *, count: bool) -> Plan:
+    """The plan for what was asked for; raises `WrongUsage` for what cannot be, before anything is sent.
+
+    ``count``: also of a long run it has to be known how many are to be sent.
+    """
+    journal = open_journal(asked.recordings)
+    begun = None if run is None else run.started_at
+    options = {name: getattr(asked, name) for name in NAMES}
+    chosen = narrowing_of(**options, received_before=begun, attempts_before=begun)
+    plan = Plan(
+        asked,
+        run,
+        journal,
+        Selection(journal, asked.selectors, asked.recordings, chosen),
+        asked.variation(),
+        asked.changes(),
+        asked.pace(),
+    )
+    asked.comparison()
+    remaining = plan.to_be_sent()
+    first = list(islice(remaining, SHOWN + 1))
+    for recording in first:
+        _check(plan, recording)
+    if len(first) <= SHOWN:
+        plan.total = len(first)
+        plan.widths = (
+            max((len(recording.id) for recording in first), default=0),
+            max((len(what(recording)) for recording in first), default=0),
+        )
+    if plan.pace is not None:
+        plan.planned = plan.pace.plan()
+        for recording in first:
+            plan.planned.add(recording.received_at)
+    if plan.total is None and (plan.changes or plan.pace is not None or count):
+        plan.total = len(first)
+        for recording in remaining:
+            plan.total += 1
+            _check(plan, recording)
+            if plan.planned is not None:
+                plan.planned.add(recording.received_at)
+    return plan
+
+
+def _check(plan: Plan, recording: Recording) -> None:
+    """Make the changes once, so that one that cannot be made is known before anything is sent."""
+    for change in plan.changes:
+        recording = change(recording)
+
+
+def resumed(
+    asked: Asked, typed: set[str], may_differ: frozenset[str], asked_by: Callable[[tuple[str, ...]], Asked]
+) -> tuple[Asked, Run] | None:
+    """What the last run asked for, with what is ``typed`` now, and that run; None where it was whole.
+
+    Raises `WrongUsage` where there is none, or it still goes on, or what is typed would make it another run.
+    """
+    if others := sorted(typed - may_differ):
+        named = others[0] if others[0] == "selectors" else "--" + others[0].strip("_").replace("_", "-")
+        raise WrongUsage(
+            f"--resume goes on with the last replay as it was asked for: leave out {named}, or leave out --resume."
+        )
+    journal = open_journal(asked.recordings)
+    run = journal.last_run()
+    if run is None:
+        raise WrongUsage(f"There is no replay to go on with in {journal.directory}: start one without --resume.")
+    if run.running:
+        raise WrongUsage(f"The last replay, session {run.session}, still goes on: wait for it, or end it first.")
+    if run.finished:
+        click.echo(f"The last replay, session {run.session}, delivered everything: nothing is left to send.")
+        return None
+    before = asked_by(run.arguments)
+    changed: dict[str, Any] = {name: getattr(asked, name) for name in typed}
+    return before.with_those({**changed, "recordings": asked.recordings}), run

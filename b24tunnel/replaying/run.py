@@ -1,0 +1,199 @@
+"""One replay from its beginning to its end: puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+from b24tunnel import event_loop
+from b24tunnel.changing import Change
+from b24tunnel.errors import WrongUsage
+from b24tunnel.forward import TIMEOUT, Sender, check_handler_url
+from b24tunnel.fresh_tokens import Auth, TokenFilling
+from b24tunnel.journal import Journal, JournalWriter
+from b24tunnel.journal.runs import Run
+from b24tunnel.recording import Recording
+from b24tunnel.replaying.comparing import Comparison
+from b24tunnel.replaying.expecting import Expectation, expectations
+from b24tunnel.replaying.pace import Pace
+from b24tunnel.replaying.report import Report
+from b24tunnel.replaying.sending import OnError, OnResult, Sending
+from b24tunnel.replaying.variations import Variation
+
+_MOST_CONCURRENT = 1000
+CONCURRENCY_WITH_PACE = 32
+"""With a pace, recordings are sent at their time and not when the one before is answered."""
+
+
+async def areplay(
+    recordings: Iterable[Recording],
+    to: str,
+    *,
+    changes: Iterable[Change] = (),
+    auth: Auth = "recorded",
+    variation: Variation | None = None,
+    pace: Pace | None = None,
+    concurrency: int | None = None,
+    timeout: float = TIMEOUT,
+    expect: Iterable[str] = (),
+    compare: Comparison | None = None,
+    against: str | None = None,
+    on_error: OnError = "continue",
+    journal: Journal | None = None,
+    arguments: Sequence[str] = (),
+    resumes: Run | None = None,
+    report: Report | None = None,
+    on_result: OnResult = lambda result: None,
+    on_note: Callable[[str], None] = lambda sentence: None,
+    stop: asyncio.Event | None = None,
+) -> Report:
+    """Send recordings to the URL ``to``, each as it was recorded but for what is asked for here, and report.
+
+    ``changes`` are made to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
+    ``variation`` repeats, drops and shuffles. ``pace`` says when each is sent (None: as fast as answers come), at
+    most ``concurrency`` at a time (None: one, which keeps a strict order, or 32 with a pace); ``timeout`` is
+    seconds an answer may take.
+
+    An answer is wrong when it is not as ``expect`` says (`Expectation`; 2xx where nothing is said), or differs by
+    ``compare`` from the recorded one of the ``journal``, or from what the handler ``against`` answers to the same.
+    With ``on_error="stop"`` the first wrong one ends the run.
+
+    With a ``journal`` every attempt is noted in it, as a session of its own under ``arguments``, so that a later
+    run can go on with it: ``resumes=journal.last_run()`` passes over what that run delivered.
+
+    ``report`` is filled while the run goes on, also when it raises; ``on_result`` gets each result, and what it
+    returns is awaited before the next is sent; ``on_note`` gets sentences that a user should read. Setting
+    ``stop`` cuts off what is under way and ends the run with a report.
+
+    Raises `WrongUsage` for a bad URL, number or text and for a change that a recording does not allow,
+    `OutsideFailure` where the journal cannot be written or tokens cannot be had. A handler that fails is in the
+    report and no exception.
+    """
+    report = Report() if report is None else report
+    concurrency = _concurrency(concurrency, pace)
+    sender = Sender(to, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True)
+    beside = None
+    if against is not None:
+        beside = Sender(against, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True)
+        compare = compare or Comparison()
+    answers = None
+    if compare is not None and against is None:
+        if journal is None:
+            raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
+        answers = journal.recorded_answers(before=None if resumes is None else resumes.started_at)
+    variation = variation or Variation()
+    report.seed = variation.seed
+    remaining = iter(variation.varied(recordings))
+    if resumes is not None and journal is not None:
+        delivered = journal.delivered_in(resumes.sessions)
+        remaining = (recording for recording in remaining if not delivered.take(recording.id))
+    # Whoever compares wants the same answer, and not that it is 2xx.
+    expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
+    begun = time.monotonic()
+    async with AsyncExitStack() as stack:
+        if answers is not None:
+            stack.enter_context(answers)
+        filling = await stack.enter_async_context(TokenFilling(auth, on_note=on_note))
+        writer = None
+        if journal is not None:
+            writer = JournalWriter(
+                journal.directory.parent,
+                purpose="replay",
+                arguments=tuple(arguments),
+                resumes=None if resumes is None else resumes.session,
+            )
+            stack.push_async_callback(_closed, writer, report)
+        sending = Sending(
+            remaining,
+            sender,
+            report,
+            concurrency=concurrency,
+            filled=None if auth == "recorded" else filling.filled,
+            changes=tuple(changes),
+            pace=pace,
+            expectations=expected,
+            comparison=compare,
+            answers=None if answers is None else answers.to,
+            against=beside,
+            on_error=on_error,
+            writer=writer,
+            on_result=on_result,
+        )
+        try:
+            await sending.run(stop)
+        except BaseException:
+            report.interrupted = True
+            raise
+        finally:
+            report.seconds = time.monotonic() - begun
+    return report
+
+
+def replay(
+    recordings: Iterable[Recording],
+    to: str,
+    *,
+    changes: Iterable[Change] = (),
+    auth: Auth = "recorded",
+    variation: Variation | None = None,
+    pace: Pace | None = None,
+    concurrency: int | None = None,
+    timeout: float = TIMEOUT,
+    expect: Iterable[str] = (),
+    compare: Comparison | None = None,
+    against: str | None = None,
+    on_error: OnError = "continue",
+    journal: Journal | None = None,
+    arguments: Sequence[str] = (),
+    resumes: Run | None = None,
+    report: Report | None = None,
+    on_result: OnResult = lambda result: None,
+    on_note: Callable[[str], None] = lambda sentence: None,
+) -> Report:
+    """`areplay` for code without an event loop."""
+    return event_loop.run(
+        areplay(
+            recordings,
+            to,
+            changes=changes,
+            auth=auth,
+            variation=variation,
+            pace=pace,
+            concurrency=concurrency,
+            timeout=timeout,
+            expect=expect,
+            compare=compare,
+            against=against,
+            on_error=on_error,
+            journal=journal,
+            arguments=arguments,
+            resumes=resumes,
+            report=report,
+            on_result=on_result,
+            on_note=on_note,
+        )
+    )
+
+
+def at_path(to: str, path: str) -> str:
+    """The handler's URL with another path (and query, where ``path`` has one); raises `WrongUsage`."""
+    parts = urlsplit(check_handler_url(to))
+    if not path.startswith("/"):
+        raise WrongUsage(f"{path!r} is no path: one begins with a slash, as /other/handler does.")
+    return check_handler_url(f"{parts.scheme}://{parts.netloc}{path}")
+
+
+def _concurrency(given: int | None, pace: Pace | None) -> int:
+    if given is None:
+        return 1 if pace is None else CONCURRENCY_WITH_PACE
+    if not 1 <= given <= _MOST_CONCURRENT:
+        raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {given}.")
+    return given
+
+
+async def _closed(writer: JournalWriter, report: Report) -> None:
+    """End the run's session with how many recordings are still to be sent: at least one, where nobody counted."""
+    await writer.close(report.undelivered or int(report.interrupted or report.stopped))
