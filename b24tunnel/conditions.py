@@ -111,7 +111,8 @@ class Condition:
     @property
     def path_text(self) -> str:
         """The path as text, for the terminal."""
-        return form.join_path(self.path).encode("utf-8", "backslashreplace").decode()
+        text = form.join_path(self.path)
+        return text if text.isprintable() else repr(text)
 
 
 def _check_first_key(path: tuple[str, ...]) -> None:

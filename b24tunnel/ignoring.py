@@ -88,7 +88,7 @@ def _compiled(path: str) -> Any:
 
     try:
         return _environment().compile(path)
-    except JSONPathError as error:
+    except (JSONPathError, RecursionError) as error:
         reason = str(error.args[0]).partition("\n")[0].rstrip(".") if error.args else "it cannot be read"
         raise WrongUsage(
             f"{_shown(path)} is no JSONPath ({reason[:100]}): write it as $.time or $.items[*].id."

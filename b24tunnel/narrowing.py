@@ -62,7 +62,7 @@ class Narrowing:
         for query in self.where:
             found.append(f"--where {query.path_text}" if isinstance(query, Condition) else "--where")
         if self.portal is not None:
-            found.append(f"--portal {self.portal}")
+            found.append(f"--portal {self.portal!r}")
         found += ["--failed"] * self.failed + ["--not-forwarded"] * self.not_forwarded
         return tuple(found)
 

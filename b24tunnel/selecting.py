@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -314,7 +315,7 @@ def _selects_nothing(journal: Journal, selector: str) -> WrongUsage:
 
 def _quoted(selector: str) -> str:
     """A selector as it is typed."""
-    return selector if re.fullmatch(r"[\w./:-]+", selector) else f'"{selector}"'
+    return shlex.quote(selector) if selector.isprintable() else repr(selector)
 
 
 def _and(options: tuple[str, ...]) -> str:

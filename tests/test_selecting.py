@@ -239,8 +239,10 @@ class TestSelection:
         [
             (("2",), {"failed": True}, "--failed leaves no recording: see what there is with 'b24tunnel list 2'."),
             (("saved",), {"failed": True}, "--failed leaves no recording"),
-            (("ON*",), {"portal": "x", "failed": True}, "--portal x and --failed together leave no recording"),
+            (("ON*",), {"portal": "x", "failed": True}, "--portal 'x' and --failed together leave no"),
             ((), {"where": [Condition.parse("auth.token=secret")]}, "--where auth.token leaves no recording"),
+            ((), {"where": [Condition.parse("auth.\x1b[2J=1")]}, r"--where 'auth\.\\x1b\[2J' leaves no recording"),
+            (("ON*", "a b\x07"), {}, r"'a b\\x07' selects no recording"),
             ((), {"where": [where("code") == 1], "since": NOW, "portal": "x"}, "--since .*, --where and --portal"),
             ((), {"since": datetime.max.replace(tzinfo=UTC) - timedelta(days=400)}, "--since 9998-"),
             (("1",), {"received_before": NOW}, "Nothing of it had been recorded then"),

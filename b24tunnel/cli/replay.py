@@ -47,7 +47,7 @@ class _ReplayCommand(click.Command):
 @click.command(
     "replay",
     cls=_ReplayCommand,
-    epilog="\b\nExamples:\n"
+    epilog="\b\nExample:\n"
     "  b24tunnel replay last:10 --to http://127.0.0.1:8000/handler\n"
     "  b24tunnel replay 'ONCRM*' --failed --set data.FIELDS.ID=5 --to http://127.0.0.1:8000/\n"
     "  b24tunnel replay 12 --speed 1 --dry-run --to http://127.0.0.1:8000/\n"

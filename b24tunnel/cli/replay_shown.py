@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -84,17 +84,22 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                 shown.end()
                 printer.finish(_exit_code(report))
 
-    try:
-        run_until_stopped(main, "Left at once.")
-        if failures:
-            raise failures[0]
-    finally:
-        # Also when it could not go on: what was sent is sent.
-        if junit is not None:
-            junit.close("b24tunnel replay", report.seconds, report.interrupted)
-        say_unreadable(plan.journal)
-        if not failures:
-            _print_sum(plan, report)
+    with nullcontext() if junit is None else junit:
+        begun = False
+        try:
+            run_until_stopped(main, "Left at once.")
+            begun = True
+            if failures:
+                raise failures[0]
+        finally:
+            say_unreadable(plan.journal)
+            # Also when it could not go on: what was sent is sent.
+            if begun or report.sent:
+                if not failures:
+                    _print_sum(plan, report)
+                if junit is not None:
+                    name = f"b24tunnel replay to {shown_url(asked.handler)}"
+                    junit.close(name, report.seconds, report.interrupted)
     return _exit_code(report)
 
 
@@ -203,6 +208,8 @@ class _Shown:
         if said and result.attempt.error is None:
             answer += ": " + "; ".join(said)
         recording = result.recording
+        if result.differences:
+            answer += ", not as it was before" if self._plan.asked.compare else ", not as the other handler"
         head = f"{recording.id:<{id_width}}  {one_line(what(recording)):<{event_width}}  {one_line(answer)}"
         lines = [(head, "green" if result.ok else "red")]
         if result.differences:

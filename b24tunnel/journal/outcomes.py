@@ -91,7 +91,7 @@ class Outcomes:
         place, started_at, ok, delivered = attempt
         mark = self._marks[place]
         outcome = _OK if ok else _NOT_OK
-        if started_at <= self._before and mark & _OUTCOME not in (0, outcome):
+        if started_at < self._before and mark & _OUTCOME not in (0, outcome):
             outcome |= _UNSURE
             self._unsure = True
         self._marks[place] = outcome | mark & _DELIVERED | (_DELIVERED if delivered else 0)

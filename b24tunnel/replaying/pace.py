@@ -19,6 +19,8 @@ MAX_GAP = 60.0
 # "May arrive with a slight delay", "after several seconds" (page "Events").
 DELAY = 3.0
 LONGEST_DELAY = 3_600.0
+# With a schedule, recordings are sent at their time and not when the one before is answered.
+CONCURRENCY = 32
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -44,7 +46,14 @@ class Planned(Protocol):
 
 
 class Pace(Protocol):
-    """Decides when the next recording may be sent. Belongs to one run; ``turn`` is never called twice at once."""
+    """Decides when the next recording may be sent. Belongs to one run; ``turn`` is never called twice at once.
+
+    ``concurrency`` is how many are under way at most where nobody says otherwise.
+    """
+
+    @property
+    def concurrency(self) -> int:
+        """See above."""
 
     async def turn(self, recording: Recording) -> float:
         """Return once the recording may be sent, and give how many seconds late that is."""
@@ -57,7 +66,9 @@ class Pace(Protocol):
 
 
 class AtOnce:
-    """As fast as the handler answers."""
+    """As fast as the handler answers, one after the other where nobody says otherwise."""
+
+    concurrency = 1
 
     async def turn(self, recording: Recording) -> float:
         """Return at once."""
@@ -79,6 +90,8 @@ class OriginalPace:
     gap counts from it. Each recording has its moment counted from the start, so that being late with one neither
     moves the others nor lets one out too early. Raises `WrongUsage` for a number out of bounds.
     """
+
+    concurrency = CONCURRENCY
 
     def __init__(
         self,
@@ -121,6 +134,8 @@ class Rate:
     waiting, and the rate holds on the whole. Raises `WrongUsage` for a number out of bounds.
     """
 
+    concurrency = CONCURRENCY
+
     def __init__(self, per_second: float, *, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
         if not LOWEST_RATE <= per_second <= HIGHEST_RATE:
             raise WrongUsage(
@@ -151,8 +166,9 @@ class Rate:
 class LikeBitrix24:
     """As Bitrix24's queue sends: a delay, then pauses that grow for a slow handler and shrink for a quick one.
 
-    ``delay`` is seconds before the first recording. `Pacing` says what is slow and how long the pauses are; its
-    ``timeout`` and ``concurrency`` are for whoever sends. Raises `WrongUsage` for a delay out of bounds.
+    ``delay`` is seconds before the first recording. `Pacing` says what is slow, how long the pauses are, and how
+    many are under way at most; its ``timeout`` is for whoever sends. Raises `WrongUsage` for a delay out of
+    bounds.
     """
 
     def __init__(
@@ -172,6 +188,11 @@ class LikeBitrix24:
         self._pause = Pause(self.pacing, clock)
         self._first: float | None = None
         self._reserved: float | None = None
+
+    @property
+    def concurrency(self) -> int:
+        """As many as the queue has under way to one handler."""
+        return self.pacing.concurrency
 
     @property
     def pause(self) -> float:

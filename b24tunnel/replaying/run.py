@@ -24,8 +24,6 @@ from b24tunnel.replaying.sending import OnError, OnResult, Sending
 from b24tunnel.replaying.variations import Variation
 
 _MOST_CONCURRENT = 1000
-CONCURRENCY_WITH_PACE = 32
-"""With a pace, recordings are sent at their time and not when the one before is answered."""
 
 
 async def areplay(
@@ -54,7 +52,7 @@ async def areplay(
 
     ``changes`` are made to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
     ``variation`` repeats, drops and shuffles. ``pace`` says when each is sent (None: as fast as answers come), at
-    most ``concurrency`` at a time (None: one, which keeps a strict order, or 32 with a pace); ``timeout`` is
+    most ``concurrency`` at a time (None: one, which keeps a strict order, or what the pace has); ``timeout`` is
     seconds an answer may take.
 
     An answer is wrong when it is not as ``expect`` says (`Expectation`; 2xx where nothing is said), or differs by
@@ -188,7 +186,7 @@ def at_path(to: str, path: str) -> str:
 
 def _concurrency(given: int | None, pace: Pace | None) -> int:
     if given is None:
-        return 1 if pace is None else CONCURRENCY_WITH_PACE
+        return 1 if pace is None else pace.concurrency
     if not 1 <= given <= _MOST_CONCURRENT:
         raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {given}.")
     return given

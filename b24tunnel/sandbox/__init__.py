@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from b24tunnel.errors import WrongUsage
+from b24tunnel.queue_pacing import Pacing
 
 from .calls import LoggedCall
 from .credentials import Credentials
 from .faults import Fault
 from .limits import Limits
 from .pages import Page
-from .queue import Delivery, Pacing, Queue
+from .queue import Delivery, Queue
 from .rest import Rest
 from .robots import RobotAnswer
 from .seen import Waiting

@@ -1,4 +1,4 @@
-"""The memory of a `listen` over very many deliveries, with a handler that is dead and with one that answers."""
+"""The memory of a `listen` over very many deliveries, its handler dead or answering, and that of a long replay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from threading import Event, Thread
 import peers
 from going import Going
 from load import as_much_as_goes
-from processes import Process, Unmeasured
+from made_journal import made_journal
+from processes import Process, Unmeasured, python
 from table import Goal, Row, Samples
 
 _GOAL = Goal("<", 30, "MB")
@@ -18,18 +19,21 @@ _CONNECTIONS = 64
 _FEWER = 10
 _SECONDS_A_LOAD = 10
 _SAMPLE_SECONDS = 0.1
+_REPLAY_SECONDS_AT_MOST = 1800
 
-NAMES = ("memory-dead", "memory-fast")
+NAMES = ("memory-dead", "memory-fast", "memory-replay")
 
 
 def measure(going: Going) -> Iterator[Row]:
-    """The growth after a warm-up, with each handler."""
+    """The growth after a warm-up, with each handler, and that of a replay after its first tenth."""
     deliveries = going.settings.deliveries
     if going.wants("memory-dead"):
         yield _row(going, "memory-dead", "dead", peers.DEAD, deliveries)
     if going.wants("memory-fast"):
         with peers.empty(going) as handler:
             yield _row(going, "memory-fast", "answering", handler.url, deliveries // _FEWER)
+    if going.wants("memory-replay"):
+        yield _replay(going)
 
 
 class Watch:
@@ -87,3 +91,18 @@ def _deliver(going: Going, recorder: peers.Peer, count: int) -> int:
         rate = answered.rate
         going.say(f"memory: {delivered:,} of {count:,}: {recorder.process.resident() / 1e6:.1f} MB, {answered}")
     return delivered
+
+
+def _replay(going: Going) -> Row:
+    """A replay of the made journal that notes its attempts and keeps no result."""
+    count = going.settings.recordings
+    going.say(f"a journal of {count:,} recordings, made now or cached")
+    made = made_journal(going.settings.cache, count)
+    with going.fresh() as empty, peers.empty(going) as handler:
+        script = "clients/replaying_memory.py"
+        command = python(script, str(made), str(empty), handler.url, "--expected", str(count))
+        memory = going.processes.run_json(command, _REPLAY_SECONDS_AT_MOST)
+    before, highest, after = memory["before"], memory["highest"], memory["after"]
+    what = f"memory growth of replay, {count:,} recordings in {memory['seconds']:.0f} s"
+    growth = Samples(((highest - before) / 1e6,), "MB", f"{(after - before) / 1e6:.1f} MB at the end")
+    return Row("memory-replay", what, growth, peer_name=f"{before / 1e6:.1f} MB after a tenth", goal=_GOAL)
