@@ -104,7 +104,7 @@ def _environment() -> JSONPathEnvironment:
     from jsonpath import JSONPathEnvironment
 
     class Environment(JSONPathEnvironment):
-        # It counts the root and the leaves as levels.
-        max_recursion_depth = DEEPEST + 2
+        # To it a leaf is a level, too.
+        max_recursion_depth = DEEPEST + 1
 
     return Environment(strict=True)

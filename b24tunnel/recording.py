@@ -438,7 +438,13 @@ def _body(record: Mapping[str, Any]) -> bytes:
 
 
 def _headers(pairs: Any) -> Headers:
-    return tuple([(_str(name), _str(value)) for name, value in pairs])
+    # Of what JSON holds, only text has an isascii.
+    return tuple(
+        [
+            (name, value) if name.isascii() and value.isascii() else (_str(name), _str(value))
+            for name, value in pairs
+        ]
+    )
 
 
 def with_query(url: str, target: str) -> str:

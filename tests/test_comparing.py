@@ -89,6 +89,7 @@ class TestJson:
             ("[1]", "[true]", [("$[0]", "1", "true")]),
             ("[0]", "[false]", [("$[0]", "0", "false")]),
             ("[1]", '["1"]', [("$[0]", "1", '"1"')]),
+            ('["1e0"]', "[1]", [("$[0]", '"1e0"', "1")]),
             ("[null]", "[{}]", [("$[0]", "null", "{}")]),
             ("[0.1]", "[0.1000000000000000055]", [("$[0]", "0.1", "0.1000000000000000055")]),
             ("[1e400]", "[2e400]", [("$[0]", "1e400", "2e400")]),
@@ -161,10 +162,10 @@ class TestJson:
     @pytest.mark.parametrize("depth", [DEEPEST - 1, DEEPEST, DEEPEST + 1, 500, 30_000])
     @pytest.mark.parametrize("ignore", [(), ("$..x",)])
     def test_nesting_has_a_bound_beyond_which_it_is_text(self, depth: int, ignore: tuple[str, ...]) -> None:
-        before, after = ("[" * depth + inner + "]" * depth for inner in ("1", "1.0, 2"))
+        before, after = ("[" * depth + inner + "]" * depth for inner in ("1", '1.0, "a"'))
         found = different(before, after, *ignore)
         if depth <= DEEPEST:
-            assert found == [("$" + "[0]" * (depth - 1) + "[1]", None, "2")]
+            assert found == [("$" + "[0]" * (depth - 1) + "[1]", None, '"a"')]
         else:
             assert found == [("line 1", before, after)]
 
@@ -196,7 +197,8 @@ class TestIgnoring:
 
     def test_a_scalar_is_ignored_as_the_root_and_never_taken_for_json_in_text(self) -> None:
         assert different('"a"', '"b"', "$", headers=JSON) == []
-        assert different('"{\\"a\\":1}"', '"{\\"a\\":2}"', "$.a", headers=JSON) != []
+        for text in ("{}", "{", "[1", '{\\"a\\":1}'):
+            assert different(f'"{text}"', '""', "$.a", headers=JSON) == [("$", f'"{text}"', '""')]
 
     @pytest.mark.parametrize(
         ("path", "message"),
@@ -391,3 +393,8 @@ def test_two_sequences_side_by_side_are_whole_and_in_order(
                 common[i + 1][j + 1] = common[i][j] + 1 if same else max(common[i][j + 1], common[i + 1][j])
         equal = [(i, j) for i, j in pairs if i is not None and j is not None and before[i] == after[j]]
         assert len(equal) == common[-1][-1]
+
+
+def test_where_the_work_has_no_end_items_are_paired_by_position() -> None:
+    assert aligned("abcd", "bcde", Budget(0)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert aligned("abcd", "bcde", Budget()) == [(0, None), (1, 0), (2, 1), (3, 2), (None, 3)]

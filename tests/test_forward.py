@@ -176,6 +176,16 @@ class TestWhatIsSent:
         assert request.values(b"Host") == [f"127.0.0.1:{handler.port}".encode()]
         assert request.values(b"X-B24tunnel-Recording") == [b"1-1"]
 
+    @pytest.mark.parametrize("name", ["User-Agent", "user-agent", "Content-Type", "Accept", "Accept-Encoding"])
+    async def test_nothing_is_added_to_what_has_one_of_the_usual_headers(
+        self, handler: Handler, name: str
+    ) -> None:
+        await send(handler.url, recording(headers=((name, "its own"),)))
+        [request] = handler.requests
+        needed = {b"Host", b"Content-Length", b"X-B24tunnel-Recording", b"Connection"}
+        added = [pair for pair in request.headers if pair[0] not in needed]
+        assert added == [(name.encode(), b"its own")]
+
     async def test_a_large_body_is_sent_alike(self, handler: Handler) -> None:
         body = bytes(range(256)) * (5 * 1024 * 4)
         with warnings.catch_warnings():
@@ -299,6 +309,29 @@ class TestWhatCameOfIt:
         attempt = await send(handler.url, recording())
         assert (attempt.status, attempt.body) == (200, b"xyz")
 
+    async def test_each_has_the_headers_of_its_own_answer(self, handler: Handler) -> None:
+        async def answer(request: Request, out: asyncio.StreamWriter) -> None:
+            [name] = request.values(b"X-B24tunnel-Recording")
+            out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Of: %s\r\n\r\n" % name)
+
+        handler.answer = answer
+        ids = ["1-1", "1-2", "1-2", "1-1"]
+        async with asyncio.timeout(DEADLINE), Sender(handler.url, cause="replay", keep_alive=True) as sender:
+            attempts = [await sender.send(recording(id=one)) for one in ids]
+        assert [dict(attempt.headers)["X-Of"] for attempt in attempts] == ids
+
+    async def test_an_answer_in_pieces_is_put_together(self, handler: Handler) -> None:
+        async def answer(request: Request, out: asyncio.StreamWriter) -> None:
+            out.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for piece in (b"a", b"bc", b"def"):
+                out.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await out.drain()
+            out.write(b"0\r\n\r\n")
+
+        handler.answer = answer
+        attempt = await send(handler.url, recording())
+        assert (attempt.body, attempt.truncated) == (b"abcdef", False)
+
     async def test_a_redirect_is_an_answer_and_is_not_followed(self, handler: Handler) -> None:
         handler.answers(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n")
         attempt = await send(handler.url, recording())
@@ -325,6 +358,26 @@ class TestWhatCameOfIt:
         assert attempt.error == "connection closed: the handler hung up without an answer"
         assert attempt.delivered
         assert len(handler.requests) == 1
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH", "GET", "PUT", "DELETE"])
+    @pytest.mark.parametrize("reset", [False, True])
+    async def test_a_connection_that_was_kept_and_is_lost_is_no_reason_to_send_it_again(
+        self, handler: Handler, method: str, reset: bool
+    ) -> None:
+        async def once(request: Request, out: asyncio.StreamWriter) -> None:
+            if len(handler.requests) == 1:
+                out.write(OK)
+            elif reset:
+                await _reset(request, out)
+            else:
+                out.close()
+
+        handler.answer = once
+        async with asyncio.timeout(DEADLINE), Sender(handler.url, cause="replay", keep_alive=True) as sender:
+            first, second = [await sender.send(recording(method=method)) for _ in range(2)]
+        assert first.ok
+        assert (second.error or "").startswith("connection reset: " if reset else "connection closed: ")
+        assert (len(handler.requests), handler.connections) == (2, 1)
 
     @pytest.mark.parametrize("method", ["POST", "GET"])
     async def test_a_handler_that_resets_the_connection_was_asked_once(

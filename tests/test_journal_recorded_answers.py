@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from journal_files import write
+from journal_files import write, write_lines
 
 from b24tunnel.journal import Journal, JournalUnreadable, JournalWriter, RecordedAnswers, files, recorded_answer
 from b24tunnel.journal import attempts as gathering
@@ -145,10 +145,11 @@ _journals = st.lists(st.lists(st.lists(_lines(), max_size=5), min_size=1, max_si
 
 
 class TestAgainstGoingThroughAllAttempts:
-    @settings(max_examples=400)
+    @settings(max_examples=200)
     @given(_journals, st.sampled_from([None, 1, 2, 4.000001, 9]))
     @example([[[attempt("1-1", 9)]], [[attempt("1-1", 5), attempt("1-1", 3)]]], None)
     @example([[[attempt("1-1", 5)]], [[attempt("1-1", 9, None), attempt("1-1", 3)]], [[attempt("1-1", 7)]]], None)
+    @example([[[attempt("1-1", 5, None), attempt("1-1", 3)]], [[attempt("1-1", 9)]], [[attempt("1-1", 7)]]], None)
     def test_it_is_the_same(
         self, sessions: list[list[list[Record | bytes]]], before_seconds: float | None
     ) -> None:
@@ -233,38 +234,71 @@ class TestWhileTheFilesChange:
             assert answers.to(recording("1-1")) is None
             assert answers.to(recording("1-2")) == first
 
-    def test_a_shorter_file_is_not_trusted_where_it_has_an_attempt_of_that_recording_too(
-        self, tmp_path: Path
-    ) -> None:
-        path = write(tmp_path, 1, attempt("1-1", 1, body=b"1"), attempt("1-1", 2, body=b"2"), attempt("1-2", 3))
+    @pytest.mark.parametrize("what", ["the same size", "the same number"])
+    def test_another_attempt_with_that_recording_may_stand_there_now(self, tmp_path: Path, what: str) -> None:
+        first, second = replayed("1-1", 1, body=b"1"), replayed("1-1", 2, body=b"2")
+        path = write(tmp_path, 1, replayed("9-9", body=b"9"), first, second)  # lines of one length
         with Journal.open(tmp_path).recorded_answers() as answers:
-            start, first, second, _ = path.read_bytes().splitlines(keepends=True)
-            path.write_bytes(start + second + first)
-            assert _body(answers, "1-1") == b"1"
+            start, other, one, two = path.read_bytes().splitlines(keepends=True)
+            if what == "the same size":
+                beside = path.with_suffix(".pruning")
+                beside.write_bytes(start + one + two + other)
+                beside.replace(path)
+            else:
+                path.write_bytes(start + one + two)
+            assert answers.to(recording("1-1")) == first
 
-    def test_a_write_that_failed_was_cut_off(self, tmp_path: Path) -> None:
+    def test_a_write_that_failed_was_cut_off(self, tmp_path: Path, read_again: list[str]) -> None:
+        path = write(tmp_path, 1, attempt("1-1", 1, body=b"kept"))
+        whole = path.stat().st_size
+        cut_off = b"cut off" * 50_000
+        with path.open("ab") as file:
+            file.write(to_line(attempt("1-1", 2, body=cut_off)))
+        with Journal.open(tmp_path).recorded_answers() as answers:
+            assert _body(answers, "1-1") == cut_off
+            os.truncate(path, whole)
+            assert _body(answers, "1-1") == b"kept"
+        assert read_again == []
+
+    def test_what_was_cut_off_may_have_other_lines_in_its_place(self, tmp_path: Path) -> None:
         path = write(tmp_path, 1, attempt("1-1", 1, body=b"kept"))
         whole = path.stat().st_size
         with path.open("ab") as file:
             file.write(to_line(attempt("1-1", 2, body=b"cut off")))
         with Journal.open(tmp_path).recorded_answers() as answers:
-            assert _body(answers, "1-1") == b"cut off"
             os.truncate(path, whole)
-            answers.close()
+            with path.open("ab") as file:
+                file.write(to_line(attempt("1-2", 3, body=b"much longer")))
             assert _body(answers, "1-1") == b"kept"
 
     def test_a_line_that_is_spoiled_behind_its_head_is_passed_over(
-        self, tmp_path: Path, read_again: list[str]
+        self, tmp_path: Path, read_again: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         good = attempt("1-1", 1)
         spoiled = to_line(attempt("1-1", 2)).replace(b'"headers":[]', b'"headers":[')
         path = write(tmp_path, 1, good, spoiled, attempt("1-2", 3))
         journal = Journal.open(tmp_path)
         with journal.recorded_answers() as answers:
+            monkeypatch.setattr(answers, "_read_all", _refuse)
             assert answers.to(recording("1-1")) == good
             assert answers.to(recording("1-2")) == attempt("1-2", 3)
         assert read_again == ["1-1"]
         assert len(journal.unreadable[path]) == 1
+
+    def test_a_file_of_a_later_format_is_left_alone(self, tmp_path: Path) -> None:
+        path = write_lines(tmp_path, 1, (b'{"v":2,"kind":"session"}\n', attempt("1-1")))
+        journal = Journal.open(tmp_path)
+        assert journal.recorded_answers().to(recording("1-1")) is None
+        assert path in journal.unreadable
+
+    def test_files_are_not_looked_into_twice_where_sessions_followed_each_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, 1, *(attempt(f"1-{n}", n, 200 if n % 2 else None) for n in range(50)))
+        for session in (2, 3):
+            write(tmp_path, session, *(replayed(f"1-{n}", 100 * session + n) for n in range(50)))
+        monkeypatch.setattr(Path, "open", _once(Path.open))
+        Journal(tmp_path).recorded_answers().close()
 
     def test_a_file_that_may_not_be_read_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(tmp_path, 1, attempt("1-1"))
@@ -292,6 +326,19 @@ def _body(answers: RecordedAnswers, id: str) -> bytes | None:
 
 def _refuse(*_: Any, **__: Any) -> Iterator[bytes]:
     raise PermissionError(13, "Permission denied")
+
+
+def _once(original: Any) -> Any:
+    """`Path.open` for reading with a buffer that opens no file a second time."""
+    opened: set[Path] = set()
+
+    def opening(path: Path, mode: str, buffering: int = -1) -> Any:
+        assert buffering == 0 or path not in opened, "a second time"
+        if buffering != 0:
+            opened.add(path)
+        return original(path, mode, buffering)
+
+    return opening
 
 
 def _open_files() -> int:

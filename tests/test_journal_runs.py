@@ -19,6 +19,7 @@ from b24tunnel.journal import scan as scan_module
 from b24tunnel.journal.numbers import Numbers
 from b24tunnel.journal.prune import prune
 from b24tunnel.journal.scan import Scan
+from b24tunnel.journal.writing_mark import mark_as_written
 from b24tunnel.recording import (
     LONGEST_COMMAND_LINE,
     Attempt,
@@ -184,6 +185,13 @@ class TestWhileItRuns:
         assert run is not None
         assert (run.sessions, run.running, run.finished) == ((1, 2), False, True)
         assert run.arguments == ARGUMENTS
+
+    def test_one_that_has_written_its_end_is_over(self, tmp_path: Path) -> None:
+        with write(tmp_path, 1, SessionEnd(0)).open("r+b") as file:
+            mark_as_written(file.fileno())
+            run = last_run(tmp_path)
+            assert run is not None
+            assert (run.running, run.finished) == (False, True)
 
     def test_a_killed_one_can_be_gone_on_with(self, tmp_path: Path, programs: Programs) -> None:
         program = programs.start(sys.executable, "-c", _REPLAYS_FOR_EVER, str(tmp_path))

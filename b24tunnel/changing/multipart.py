@@ -77,16 +77,22 @@ def parts(body: bytes, boundary: bytes) -> Iterator[Part]:
 
 def _find_line(body: bytes, line: bytes, position: int) -> tuple[int, int] | None:
     """The next line that is nothing but the boundary, from a line's beginning on: its start and what follows."""
-    between = b"\n" + line
-    start = position if body.startswith(line, position) else body.find(between, position) + 1
-    while start > 0 or (start == position and body.startswith(line, position)):
+    at_once = body.startswith(line, position)
+    start: int | None = position if at_once else _line_after(body, line, position)
+    while start is not None:
         end = body.find(b"\n", start + len(line))
         if end < 0:
             return None
-        if end - start - len(line) <= 1 and body[start + len(line) : end] in (b"", b"\r"):
+        if body[start + len(line) : min(end, start + len(line) + 2)] in (b"", b"\r"):
             return start, end + 1
-        start = body.find(between, start + len(line)) + 1
+        start = _line_after(body, line, start + len(line))
     return None
+
+
+def _line_after(body: bytes, line: bytes, position: int) -> int | None:
+    """Where the next line that begins like this begins, behind a line feed."""
+    found = body.find(b"\n" + line, position)
+    return None if found < 0 else found + 1
 
 
 def _disposition(body: bytes, position: int) -> tuple[bytes | None, int]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from b24tunnel import event_loop
@@ -81,7 +82,7 @@ async def areplay(
     if compare is not None and against is None:
         if journal is None:
             raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
-        answers = journal.recorded_answers(before=None if resumes is None else resumes.started_at)
+        answers = journal.recorded_answers(datetime.now(UTC) if resumes is None else resumes.started_at)
     variation = variation or Variation()
     report.seed = variation.seed
     remaining = iter(variation.varied(recordings))
