@@ -91,13 +91,15 @@ class Masker:
         self._secrets = longest_first
 
     @classmethod
-    def of(cls, recording: Recording) -> Masker:
-        """A masker for the secrets that this recording holds: in its query, its body and its headers."""
-        secrets = secret_values(recording.event.fields)
-        for name, value in recording.headers:
-            if name.lower() in _SECRET_HEADERS:
-                # "Bearer TOKEN" and "name=TOKEN; …" turn up elsewhere without what stands around the token.
-                secrets.update((value, *re.split(r"[\s;,=]+", value)))
+    def of(cls, *recordings: Recording) -> Masker:
+        """A masker for the secrets that these recordings hold: in query, body and headers."""
+        secrets: set[str] = set()
+        for recording in recordings:
+            secrets |= secret_values(recording.event.fields)
+            for name, value in recording.headers:
+                if name.lower() in _SECRET_HEADERS:
+                    # "Bearer TOKEN" and "name=TOKEN; …" turn up elsewhere without what stands around the token.
+                    secrets.update((value, *re.split(r"[\s;,=]+", value)))
         return cls(secrets)
 
     def text(self, text: str) -> str:

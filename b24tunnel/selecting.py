@@ -46,16 +46,19 @@ class Selection:
     def __init__(
         self,
         journal: Journal,
-        selectors: Iterable[str],
-        fixtures: Path,
+        selectors: Iterable[str] = (),
+        fixtures: str | Path | None = None,
         narrowing: Narrowing = Narrowing(),  # noqa: B008  it is frozen
         *,
         mismatched: bool = False,
     ) -> None:
-        """A selector is as for `select`; without any, it is all recordings of the journal."""
+        """A selector is as for `select`; without any, it is all recordings of the journal.
+
+        ``fixtures``: the directory in which they lie, where not in that of the journal.
+        """
         self._journal = journal
         self._selectors = tuple(selectors)
-        self._fixtures = fixtures
+        self._fixtures = journal.directory.parent if fixtures is None else Path(fixtures)
         self._narrowing = narrowing
         self._mismatched = mismatched
         self.left_out = 0

@@ -15,9 +15,8 @@ from journal_files import write
 from programs import Programs
 from rich.cells import cell_len
 
-from b24tunnel.cli import _COMMANDS
 from b24tunnel.cli.diff import diff_command
-from b24tunnel.cli.differences import difference_lines, masked, masker_of
+from b24tunnel.cli.differences import difference_lines, masked
 from b24tunnel.difference import Difference
 from b24tunnel.errors import WrongUsage
 from b24tunnel.recording import Recording
@@ -99,7 +98,6 @@ class TestCommand:
         assert isinstance(diff("1-1", "1-9").exception, WrongUsage)
         assert isinstance(diff("1-1", "1-2", "--ignore", "$..").exception, WrongUsage)
 
-    @pytest.mark.skipif("diff" not in _COMMANDS, reason="the command is not registered")
     def test_as_a_process_it_ends_as_diff_does(self, programs: Programs, tmp_path: Path) -> None:
         same, other = programs.run("diff", "1-1", "1-1"), programs.run("diff", "1-1", "1-2")
         assert (same.lines, same.process.returncode) == (["No difference.\n"], 0)
@@ -185,7 +183,7 @@ class TestMasked:
         assert "[masked, another]" in found.after
 
     def test_the_rest_of_a_secret_that_was_cut_through_is_masked(self) -> None:
-        masker = masker_of(recording("1-1", f"auth[access_token]={FIRST}"), recording("1-2", "a=1"))
+        masker = Masker.of(recording("1-1", f"auth[access_token]={FIRST}"), recording("1-2", "a=1"))
         found = masked(Difference("body line 1 (it was cut off)", f"x {FIRST[:-3]}", None), masker)
         assert found.before == "x [masked]"
 

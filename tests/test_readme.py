@@ -7,14 +7,18 @@ import importlib
 import re
 import socket
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from journal_files import write
 from programs import Programs, free_port, wait_until
-from raw_server import RawServer
+from raw_server import RawServer, answer_with
 
 from b24tunnel.cli import cli
+from b24tunnel.recording import Attempt, Recording
 from b24tunnel.settings import PROJECT_FILE, read_settings
 from b24tunnel.tunnel.choosing import Wish, choose
 from b24tunnel.tunnel.facts import FACTS
@@ -107,6 +111,22 @@ def test_the_python_of_the_readme_runs_and_gives_what_its_comments_say(
     for expression, claimed in claims:
         literal = claimed.partition(": no other")[0]
         assert eval(expression, names) == ast.literal_eval(literal)
+
+
+def test_the_python_that_replays_with_everything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b"event=ONCRMDEALADD&data[FIELDS][ID]=7"
+    moment = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)
+    one = Recording("1-1", moment, "POST", "/b24/x", (), body, code="ONCRMDEALADD")
+    refused = Attempt("1-1", "forward", "http://127.0.0.1:1/", moment, 1.0, error="cannot connect: refused")
+    write(tmp_path / "recordings", 1, one, refused)
+    monkeypatch.chdir(tmp_path)
+    code = next(block for block in _blocks("python") if "Selection(" in block)
+    with RawServer(answer_with(body=b"it is ok")) as handler:
+        names: dict[str, Any] = {}
+        exec(compile(code.replace("http://127.0.0.1:8000/handler", handler.url), "README.md", "exec"), names)
+        assert names["report"].ok
+        assert handler.bodies() == [body.replace(b"=7", b"=5")] * 2
+    assert len(names["journal"].attempts("1-1")) == 3
 
 
 @pytest.mark.php

@@ -13,32 +13,11 @@ from b24tunnel.cli.terminal import one_line, visible
 
 if TYPE_CHECKING:
     from b24tunnel.difference import Difference
-    from b24tunnel.recording import Recording
     from b24tunnel.redact import Masker
 
 _ANOTHER = "[masked, another]"
 # Columns before the first difference that are shown of a value which is too long.
 _LEAD = 20
-
-
-def masker_of(*recordings: Recording) -> Masker:
-    """A masker for the secrets of several recordings."""
-    from b24tunnel.redact import Masker
-
-    maskers = [Masker.of(recording) for recording in recordings]
-
-    class MaskerOfAll(Masker):
-        def text(self, text: str) -> str:
-            for masker in maskers:
-                text = masker.text(text)
-            return text
-
-        def cut_text(self, text: str) -> str:
-            for masker in maskers:
-                text = masker.cut_text(text)
-            return text
-
-    return MaskerOfAll(())
 
 
 def masked(difference: Difference, masker: Masker | None) -> Difference:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "list",
-    epilog="\b\nExamples:\n  b24tunnel list 'ONCRM*' --failed -n 20\n"
+    epilog="\b\nExample:\n  b24tunnel list 'ONCRM*' --failed -n 20\n"
     "  b24tunnel list --since 10m --where 'data.FIELDS.ID>=7000'",
 )
 @click.argument("selectors", nargs=-1, metavar="[SELECTOR]...")

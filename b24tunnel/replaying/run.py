@@ -120,6 +120,7 @@ async def areplay(
             on_error=on_error,
             writer=writer,
             on_result=on_result,
+            on_note=on_note,
         )
         try:
             await sending.run(stop)

@@ -51,7 +51,9 @@ class Sending:
     on_error: OnError = "continue"
     writer: JournalWriter | None = None
     on_result: OnResult = lambda result: None
+    on_note: Callable[[str], None] = lambda sentence: None
     _taken: int = field(default=0, init=False)
+    _said: set[str] = field(default_factory=set, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _unsynced: deque[asyncio.Future[None]] = field(default_factory=deque, init=False)
 
@@ -120,9 +122,14 @@ class Sending:
         problems = problems_of(self.expectations, attempt)
         differences: tuple[Difference, ...] = ()
         if self.comparison is not None:
-            differences = self.comparison.differences(self._before(recording, beside), attempt)
+            before = self._before(recording, beside)
+            differences = self.comparison.differences(before, attempt)
             if attempt.error is not None and not problems and not differences:
                 problems = (f"no answer: {attempt.error}",)
+            why_not = None if differences else self.comparison.not_compared(before, attempt)
+            if why_not is not None and why_not not in self._said:
+                self._said.add(why_not)
+                self.on_note(f"{recording.id} and maybe others: {why_not}.")
         result = Result(number, recording, attempt, problems, differences, late * 1000)
         self.report.add(result)
         if self.pace is not None:
