@@ -227,9 +227,9 @@ def test_a_multipart_body_without_a_boundary_cannot_be_changed() -> None:
             with_value(recording(b"a=1", ("Content-Type", named)), ["a"], "2")
 
 
-# Bounds. A body of a quarter of a million pieces takes hours where each piece costs as much as the body is long.
+# Bounds. A body of so many pieces takes very long where each piece costs as much as the body is long.
 
-MANY = 250_000
+MANY = 100_000
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ MANY = 250_000
         pytest.param(b"--bb\n" * MANY + parts(("x", "1")), MULTIPART, id="lines like boundaries"),
         pytest.param(b"--b\n" * MANY + parts(("x", "1")), MULTIPART, id="parts without anything"),
         pytest.param(
-            b"--b\r\nContent-Disposition: form-data\r\n" + b" more\r\n" * MANY + b"\r\n" + parts(("x", "1")),
+            parts(("y", "v"), ("x", "1")).replace(b"\r\n\r\nv", b"\r\n" + b" more\r\n" * MANY + b"\r\nv"),
             MULTIPART,
             id="a header of many lines",
         ),
@@ -270,7 +270,7 @@ def test_a_hostile_body_is_changed_all_the_same(body: bytes, header: tuple[str, 
     ],
 )
 def test_a_body_of_too_many_values_is_refused_in_one_sentence(body: bytes, header: tuple[str, str]) -> None:
-    with pytest.raises(WrongUsage, match="The body of 12-5 .*more than 1,000,000 values"):
+    with pytest.raises(WrongUsage, match=r"The body of 12-5 .*more than 1,000,000 values"):
         with_value(recording(body, header), ["a"], "1")
     assert leaves(recording(body, header)) == {}
 

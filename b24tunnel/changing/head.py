@@ -42,9 +42,7 @@ class SetHeader:
                 "it in one line."
             )
         if len(self.value) > _LONGEST:
-            raise WrongUsage(
-                f"The value of {self.name} is longer than {_LONGEST:,} characters: no server takes it."
-            )
+            raise WrongUsage(f"The value of {self.name} has more than {_LONGEST:,} characters: shorten it.")
         try:
             self.value.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
