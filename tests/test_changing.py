@@ -165,6 +165,7 @@ def test_a_scalar_of_json_is_replaced_in_its_place(path: str, value: str, before
         ("a", b'{"b":0,"a":1,"a":2}', b'{"b":0}'),
         ("a", b'{"a":1,"b":0,"a":2}', b'{"b":0}'),
         ("a", b'{"a":1,"a":2}', b"{}"),
+        ("a", b'{"a":1,"a":2,"b":0}', b'{"b":0}'),
         ("a.0", b'{"a":[1,2]}', b'{"a":[2]}'),
         ("a.1", b'{"a":[1,2]}', b'{"a":[1]}'),
     ],

@@ -279,6 +279,7 @@ ENDS = st.sampled_from(["--\r\n", "--", "", "\r\n", "\n", "x", "--\r\nmore\r\n--
 @SOME
 @given(PARTS, ENDS, st.sampled_from(["\r\n", "\n"]), st.sampled_from([b"", b"preamble\r\n", b"\r\n"]))
 @example([('name="a"', b"1"), ("", b"2"), ('name="b"', b"3")], "--", "\r\n", b"")
+@example([('name="a\\";b"', b"1"), ("name='c;\\'d'", b"2")], "--", "\r\n", b"")
 @example([('name="a"', b"1"), ('xname="n"', b"2"), ('name="b"', b"3")], "--", "\r\n", b"")
 def test_a_multipart_body_has_the_leaves_that_php_finds(
     php: Php, parts: list[tuple[str, bytes]], end: str, line: str, preamble: bytes
