@@ -29,6 +29,9 @@ _SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _CODES_REMEMBERED = 1000
 # The last so many recordings are held while they are given out; more are read twice.
 _MOST_HELD = 100
+# How many are read at a time, and how large their bodies may be together.
+_AHEAD = 64
+_AHEAD_BYTES = 1024 * 1024
 
 
 class Selection:
@@ -76,7 +79,7 @@ class Selection:
         first = next(chosen, None)
         if first is None:
             raise self._nothing_left()
-        return chain((first,), chosen)
+        return chain((first,), _ahead(chosen))
 
     def count(self) -> int:
         """How many there are; they are gone through once, and it raises as that does."""
@@ -190,6 +193,23 @@ class _Source(NamedTuple):
 
     part: Recording | _Sought
     documents: Iterator[Document]
+
+
+def _ahead(recordings: Iterator[Recording]) -> Iterator[Recording]:
+    """The same, some of them read before the first is asked for: in turns with other work each costs much more."""
+    while True:
+        some: list[Recording] = []
+        size = 0
+        try:
+            for recording in recordings:
+                some.append(recording)
+                size += len(recording.body)
+                if len(some) == _AHEAD or size > _AHEAD_BYTES:
+                    break
+        finally:  # also those before a failure
+            yield from some
+        if not some:
+            return
 
 
 def _everything() -> _Sought:

@@ -16,7 +16,8 @@ FORMS = (
 )
 """The forms of an expectation, for messages and help."""
 
-_DEFAULT = "2xx"
+DEFAULT = "2xx"
+"""What is expected of the status where nobody says otherwise."""
 _STATUS = re.compile(r"([1-9]\d\d)(?:\s*-\s*([1-9]\d\d))?|([1-9])xx", re.IGNORECASE | re.ASCII)
 _OF_TEXT = re.compile(r"(?:body|header\s+([\w-]{1,200}))(!~|~|=)(.*)", re.ASCII | re.DOTALL | re.IGNORECASE)
 _SHOWN = 80
@@ -64,7 +65,7 @@ def expectations(texts: Iterable[str]) -> tuple[Expectation, ...]:
     expected = tuple(map(Expectation.parse, texts))
     if any(one.is_status for one in expected):
         return expected
-    return (Expectation.parse(_DEFAULT), *expected)
+    return (Expectation.parse(DEFAULT), *expected)
 
 
 def problems(expected: Iterable[Expectation], attempt: Attempt) -> tuple[str, ...]:

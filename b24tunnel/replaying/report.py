@@ -19,7 +19,7 @@ class Report:
     not grow with the run. ``wrong`` are those that are not `Result.ok`: among them ``differing``, by a comparison,
     ``unreached``, of which the handler has seen nothing, and ``cut_off``, before it had answered. ``seconds`` is
     how long the run took. ``interrupted``: it was asked to stop; ``stopped``: it ended at the first wrong answer.
-    ``seed`` is what chance began with.
+    ``seed`` is what chance began with. ``paced``: it had a schedule, and ``late`` says how well that was kept.
     """
 
     keep: int | None = None
@@ -34,6 +34,7 @@ class Report:
     interrupted: bool = False
     stopped: bool = False
     seed: int | None = None
+    paced: bool = False
     latency: Latency = field(default_factory=Latency, repr=False)
     late: Latency = field(default_factory=Latency, repr=False)
 
@@ -50,7 +51,8 @@ class Report:
             self.cut_off += 1
         else:
             self.unreached += 1
-        self.late.add(result.late_ms)
+        if self.paced:
+            self.late.add(result.late_ms)
         if self.keep is None or len(self.results) < self.keep:
             insort(self.results, result, key=attrgetter("number"))
 

@@ -85,6 +85,7 @@ async def areplay(
         answers = journal.recorded_answers(datetime.now(UTC) if resumes is None else resumes.started_at)
     variation = variation or Variation()
     report.seed = variation.seed
+    report.paced = pace is not None
     remaining = iter(variation.varied(recordings))
     if resumes is not None and journal is not None:
         delivered = journal.delivered_in(resumes.sessions)

@@ -15,7 +15,7 @@ from b24tunnel.forward import Sender
 from b24tunnel.journal import JournalWriter
 from b24tunnel.recording import Attempt, Recording
 from b24tunnel.replaying.comparing import Comparison
-from b24tunnel.replaying.expecting import Expectation
+from b24tunnel.replaying.expecting import DEFAULT, Expectation
 from b24tunnel.replaying.expecting import problems as problems_of
 from b24tunnel.replaying.pace import Pace
 from b24tunnel.replaying.report import Report
@@ -52,10 +52,15 @@ class Sending:
     writer: JournalWriter | None = None
     on_result: OnResult = lambda result: None
     on_note: Callable[[str], None] = lambda sentence: None
+    _any_2xx: bool = field(init=False)
     _taken: int = field(default=0, init=False)
     _said: set[str] = field(default_factory=set, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _unsynced: deque[asyncio.Future[None]] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        # What is wanted of almost every answer is told without asking each expectation.
+        self._any_2xx = [expectation.text for expectation in self.expectations] in ([], [DEFAULT])
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Send all, up to the first wrong one where that ends it. Setting ``stop`` cuts off what is under way."""
@@ -119,7 +124,7 @@ class Sending:
 
         What is returned is to be awaited before the next is sent.
         """
-        problems = problems_of(self.expectations, attempt)
+        problems = () if self._any_2xx and attempt.ok else problems_of(self.expectations, attempt)
         differences: tuple[Difference, ...] = ()
         if self.comparison is not None:
             before = self._before(recording, beside)

@@ -8,8 +8,9 @@ import json
 import sys
 import time
 
-from b24tunnel import Journal, areplay
+from b24tunnel import Journal, allocator, areplay
 from b24tunnel.replaying import Report
+from b24tunnel.selecting import Selection
 
 
 async def replay(recordings: str, to: str, concurrency: int, noted: bool) -> float:
@@ -17,7 +18,7 @@ async def replay(recordings: str, to: str, concurrency: int, noted: bool) -> flo
     journal = Journal.open(recordings)
     start = time.perf_counter()
     report = await areplay(
-        journal.recordings(),
+        Selection(journal),
         to,
         concurrency=concurrency,
         journal=journal if noted else None,
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--noted", action="store_true", help="note each attempt in the journal")
     options = parser.parse_args()
+    allocator.keep_what_is_freed()  # as the command does
     rate = asyncio.run(replay(options.recordings, options.to, options.concurrency, options.noted))
     print(json.dumps({"rate": rate, "cpu": time.process_time()}))
 
