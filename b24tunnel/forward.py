@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from operator import attrgetter
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from b24tunnel.connection_headers import SENDERS_OWN
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import JournalUnwritable, JournalWriter, follow
 from b24tunnel.recording import (
@@ -26,6 +26,7 @@ from b24tunnel.recording import (
     Cause,
     Headers,
     Recording,
+    as_in_addresses,
     decoded_headers,
     with_query,
 )
@@ -36,15 +37,6 @@ TIMEOUT = 60.0
 CONCURRENCY = 8
 ANSWER_BYTES = 64 * 1024
 
-# RFC 9110 §7.6.1 and RFC 9112: these speak of one connection. Expect is settled with our own sender, and Host,
-# Content-Length and the recording's id are made anew.
-_NOT_FORWARDED = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length"),
-        "x-b24tunnel-recording",
-    }
-)
 # What aiohttp would still add on its own, beside `_Request.DEFAULT_HEADERS`.
 _ADDED = (("user-agent", hdrs.USER_AGENT), ("content-type", hdrs.CONTENT_TYPE))
 _CONNECT_SECONDS = 10.0
@@ -80,14 +72,20 @@ class Sender:
         timeout: float = TIMEOUT,
         concurrency: int = CONCURRENCY,
         keep_alive: bool = False,
+        own_path: bool = False,
     ) -> None:
         """``timeout`` is seconds for the whole answer. Raises `WrongUsage` for a URL that is none.
+
+        ``own_path``: each recording goes to the path of its own target, instead of that of ``url``.
 
         Without ``keep_alive`` each delivery has a connection of its own, as Bitrix24's have: a handler that
         restarts then refuses it, rather than losing one on a connection that was kept from before.
         """
         self.url = check_handler_url(url)
         self._plain_url = URL(self.url, encoded=True)
+        parts = urlsplit(self.url)
+        self._origin = f"{parts.scheme}://{parts.netloc}" if own_path else None
+        self._query = f"?{parts.query}" if parts.query else ""
         self._cause = cause
         self._timeout = timeout
         # Less than the whole, so that a handler that was never reached is told from a slow one.
@@ -121,7 +119,7 @@ class Sender:
         The delivery's own query is added to that of the handler's URL. Cancelled, it notes an interrupted attempt.
         """
         assert self._client is not None, "use the sender as a context manager"
-        target = with_query(self.url, recording.target)
+        target = with_query(self._address(recording), recording.target)
         url = self._plain_url if target is self.url else URL(target, encoded=True)
         headers, left_out = _prepared(recording)
         outcome: tuple[int | None, Headers, bytes, bool, str | None]
@@ -149,6 +147,15 @@ class Sender:
         made = Attempt(recording.id, self._cause, target, started_at, duration, *outcome)
         await note(made)
         return made
+
+    def _address(self, recording: Recording) -> str:
+        """The handler's URL, with the recording's own path where that is wanted."""
+        if self._origin is None:
+            return self.url
+        path = recording.target.partition("?")[0]
+        if not path.startswith("/"):  # a whole address, as a proxy is sent
+            path = urlsplit(path).path or "/"
+        return f"{self._origin}{as_in_addresses(path)}{self._query}"
 
     def _decoded(self, raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
         if raw != self._last_raw:
@@ -305,7 +312,7 @@ def check_handler_url(url: str) -> str:
     # Spaces and Cyrillic in path and query are encoded as an address has to be; the rest stays as written.
     host_end = len(f"{parts.scheme}://{parts.netloc}")
     path = url.partition("#")[0][host_end:]
-    return url[:host_end] + re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
+    return url[:host_end] + as_in_addresses(path)
 
 
 def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
@@ -315,7 +322,7 @@ def forwarded_headers(recording: Recording) -> list[tuple[str, str]]:
 
 def _prepared(recording: Recording) -> tuple[list[tuple[str, str]], list[str] | None]:
     """`forwarded_headers`, and the names of what aiohttp would add to them."""
-    dropped = _NOT_FORWARDED
+    dropped = SENDERS_OWN
     kept: list[tuple[str, str]] = []
     # For aiohttp a second spelling of a name replaces the first, and a value that is no UTF-8 cannot be written.
     spelling: dict[str, str] = {}

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from b24tunnel.connection_headers import HOP_BY_HOP
 from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import check_handler_url
 
@@ -18,13 +19,7 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 # Which host the application is told: the public one that the browser asked, or its own.
 Host = Literal["public", "application"]
 
-# RFC 9110 §7.6.1 and RFC 9112: these speak of one connection.
-_HOP_BY_HOP = frozenset(
-    {
-        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
-    }
-)
+_HOP_BY_HOP = frozenset(name.encode() for name in HOP_BY_HOP)
 # RFC 9110 §7.6.1: `Connection` must not name what is meant for every recipient, and a stranger must not take away
 # what the tunnel says of them.
 _END_TO_END = re.compile(

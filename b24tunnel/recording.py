@@ -452,9 +452,12 @@ def with_query(url: str, target: str) -> str:
     query = target.partition("?")[2]
     if not query:
         return url
-    # What an address cannot hold as it is goes percent-encoded: the handler decodes it to the same bytes.
-    query = re.sub(r"[^!-~]+|#", lambda found: quote(found[0].encode("utf-8", "surrogateescape")), query)
-    return f"{url}{'&' if '?' in url else '?'}{query}"
+    return f"{url}{'&' if '?' in url else '?'}{as_in_addresses(query)}"
+
+
+def as_in_addresses(text: str) -> str:
+    """A path or a query, percent-encoded where an address cannot have it as it is; its bytes stay the same."""
+    return re.sub(r"[^!-~]+|#", lambda found: quote(found[0].encode("utf-8", "surrogateescape")), text)
 
 
 def decoded_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -23,7 +23,7 @@ ROWS = {
     *("answer-none", "answer-fast", "answer-sleeping", "answer-dead"),
     *("replay-8", "replay-8-noted", "replay-64", "replay-64-noted"),
     *("last-50", "memory-of-last-50", "list-last-50", "filter", "memory-of-filter", "list-code"),
-    "memory-replay",
+    *("memory-replay", "replay-pace"),
     *("start-up", "against-mitmdump", "acknowledged-64-uvloop", "acknowledged-16-uvloop"),
     *BY_WRK,
 }

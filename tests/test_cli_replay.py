@@ -475,6 +475,18 @@ class TestJUnit:
             subprocess.run(["xmllint", "--noout", str(path)], check=True)
 
 
+def test_each_to_the_path_that_it_came_to(programs: Programs, handler: RawServer) -> None:
+    targets = ("/install?lang=ru", "/a b/Сделка", "http://elsewhere.example/tab?x=1")
+    write(programs.directory / "recordings", 1, *(recording(n, target=t) for n, t in enumerate(targets, 1)))
+    program = programs.run("replay", "1", "--path", "recorded", "--to", handler.url + "?own=1")
+    assert code_of(program) == 0, str(program)
+    assert [request.line.split()[1] for request in handler.requests] == [
+        b"/install?own=1&lang=ru",
+        b"/a%20b/%D0%A1%D0%B4%D0%B5%D0%BB%D0%BA%D0%B0?own=1",
+        b"/tab?own=1&x=1",
+    ]
+
+
 def test_every_option_has_its_part(programs: Programs, handler: RawServer) -> None:
     deals(programs.directory, 4)
     program = replay(

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Self
 from urllib.parse import quote
 
+from b24tunnel.connection_headers import SENDERS_OWN
 from b24tunnel.errors import WrongUsage
 from b24tunnel.recording import Recording
-
-SENDERS_OWN: Final = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length"),
-        "x-b24tunnel-recording",
-    }
-)
-"""Headers of one connection, which are made anew whenever a recording is sent. Lower case."""
 
 # RFC 9110 §5.6.2 and §5.5.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")

@@ -65,7 +65,9 @@ class _ReplayCommand(click.Command):
 @click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Set a header. Repeatable.")
 @click.option("--unset-header", multiple=True, metavar="NAME", help="Leave a header out. Repeatable.")
 @click.option("--ts", metavar="TIME", help="Set ts: now (at the moment of sending), Unix seconds, or ISO 8601.")
-@click.option("--path", metavar="PATH", help="Send to this path instead of the one in --to.")
+@click.option(
+    "--path", metavar="PATH", help="Send to this path instead of the one in --to, or each to its own: recorded."
+)
 @click.option(
     "--auth",
     type=click.Choice(["auto", "fresh", "recorded", "sandbox"]),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from b24tunnel.replaying import Comparison, Pace, Variation
 
 
+RECORDED_PATH = "recorded"
+
+
 @dataclass(frozen=True)
 class Asked:
     """The options by their names on the command line; those that select are `selecting_options`'s."""
@@ -73,12 +76,12 @@ class Asked:
 
     @property
     def handler(self) -> str:
-        """The handler's URL, with the path that was asked for; raises `WrongUsage`."""
-        from b24tunnel.replaying.run import at_path
+        """The handler's URL; raises `WrongUsage`."""
+        from b24tunnel.forward import check_handler_url
 
         if self.to is None:
             raise WrongUsage("Say where to send them: --to http://127.0.0.1:8000/handler.")
-        return self.to if self.path is None else at_path(self.to, self.path)
+        return check_handler_url(self.to)
 
     def check(self) -> None:
         """Raises `WrongUsage` for options that exclude each other, or that have nothing to do."""
@@ -111,7 +114,7 @@ class Asked:
 
     def changes(self) -> list[Change]:
         """The changes in the order in which they are made; raises `WrongUsage`."""
-        from b24tunnel.changing import SetHeader, SetTs, SetValue, Unset, UnsetHeader
+        from b24tunnel.changing import SetHeader, SetPath, SetTs, SetValue, Unset, UnsetHeader
 
         return [
             *map(Unset, self.unset),
@@ -119,6 +122,7 @@ class Asked:
             *([SetTs.parse(self.ts)] if self.ts is not None else ()),
             *map(UnsetHeader, self.unset_header),
             *map(SetHeader.parse, self.header),
+            *([SetPath(self.path)] if self.path not in (None, RECORDED_PATH) else ()),
         ]
 
     def pace(self) -> Pace | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from b24tunnel import allocator
 from b24tunnel.cli.differences import difference_lines, masked
 from b24tunnel.cli.printing import Printer
 from b24tunnel.cli.render import attempt_json, outcome, summary, what
@@ -62,6 +63,7 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                 await areplay(
                     plan.selection,
                     asked.handler,
+                    own_path=asked.path is not None,
                     changes=plan.changes,
                     auth=asked.auth,
                     variation=plan.variation,
@@ -87,6 +89,7 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
     with nullcontext() if junit is None else junit:
         begun = False
         try:
+            allocator.keep_what_is_freed()
             run_until_stopped(main, "Left at once.")
             begun = True
             if failures:

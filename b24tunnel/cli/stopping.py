@@ -21,7 +21,7 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
     """
     import asyncio
 
-    from b24tunnel import allocator, event_loop
+    from b24tunnel import event_loop
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -51,7 +51,6 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[None]], at_secon
         loop.set_exception_handler(_told_once())
         await main(stop)
 
-    allocator.keep_what_is_freed()
     event_loop.run(run())
 
 

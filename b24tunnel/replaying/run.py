@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from functools import partial
 
 from b24tunnel import event_loop
 from b24tunnel.changing import Change
 from b24tunnel.errors import WrongUsage
-from b24tunnel.forward import TIMEOUT, Sender, check_handler_url
+from b24tunnel.forward import TIMEOUT, Sender
 from b24tunnel.fresh_tokens import Auth, TokenFilling
 from b24tunnel.journal import Journal, JournalWriter
 from b24tunnel.journal.runs import Run
@@ -31,6 +31,7 @@ async def areplay(
     recordings: Iterable[Recording],
     to: str,
     *,
+    own_path: bool = False,
     changes: Iterable[Change] = (),
     auth: Auth = "recorded",
     variation: Variation | None = None,
@@ -51,7 +52,8 @@ async def areplay(
 ) -> Report:
     """Send recordings to the URL ``to``, each as it was recorded but for what is asked for here, and report.
 
-    ``changes`` are made to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
+    ``own_path``: each goes to the path of its own target on that host, instead of the URL's. ``changes`` are made
+    to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
     ``variation`` repeats, drops and shuffles. ``pace`` says when each is sent (None: as fast as answers come), at
     most ``concurrency`` at a time (None: one, which keeps a strict order, or what the pace has); ``timeout`` is
     seconds an answer may take.
@@ -73,10 +75,13 @@ async def areplay(
     """
     report = Report() if report is None else report
     concurrency = _concurrency(concurrency, pace)
-    sender = Sender(to, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True)
+    sender_to = partial(
+        Sender, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path
+    )
+    sender = sender_to(to)
     beside = None
     if against is not None:
-        beside = Sender(against, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True)
+        beside = sender_to(against)
         compare = compare or Comparison()
     answers = None
     if compare is not None and against is None:
@@ -137,6 +142,7 @@ def replay(
     recordings: Iterable[Recording],
     to: str,
     *,
+    own_path: bool = False,
     changes: Iterable[Change] = (),
     auth: Auth = "recorded",
     variation: Variation | None = None,
@@ -159,6 +165,7 @@ def replay(
         areplay(
             recordings,
             to,
+            own_path=own_path,
             changes=changes,
             auth=auth,
             variation=variation,
@@ -177,14 +184,6 @@ def replay(
             on_note=on_note,
         )
     )
-
-
-def at_path(to: str, path: str) -> str:
-    """The handler's URL with another path (and query, where ``path`` has one); raises `WrongUsage`."""
-    parts = urlsplit(check_handler_url(to))
-    if not path.startswith("/"):
-        raise WrongUsage(f"{path!r} is no path: one begins with a slash, as /other/handler does.")
-    return check_handler_url(f"{parts.scheme}://{parts.netloc}{path}")
 
 
 def _concurrency(given: int | None, pace: Pace | None) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 import acknowledging
 import answering
 import memory
+import pacing
 import reading
 import replaying
 import starting
@@ -33,6 +34,7 @@ _SUBJECTS: tuple[tuple[tuple[str, ...], Callable[[Going], Iterator[Row]]], ...] 
     (acknowledging.NAMES, acknowledging.measure),
     (answering.NAMES, answering.measure),
     (replaying.NAMES, replaying.measure),
+    (pacing.NAMES, pacing.measure),
     (reading.NAMES, reading.measure),
     (memory.NAMES, memory.measure),
     (starting.NAMES, starting.measure),
@@ -123,6 +125,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         warm_up=500 if quick else 20_000,
         recordings=options.recordings or (5_000 if quick else 1_000_000),
         replayed=200 if quick else 5_000,
+        paced=100 if quick else 1_000,
         cache=options.cache or user_cache_path("b24tunnel-benchmarks"),
         without=frozenset(options.without),
         only=tuple(options.only),

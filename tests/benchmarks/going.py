@@ -28,6 +28,7 @@ class Settings:
     warm_up: int
     recordings: int
     replayed: int
+    paced: int
     cache: Path
     without: frozenset[str] = frozenset()
     only: tuple[str, ...] = ()
