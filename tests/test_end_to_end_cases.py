@@ -86,6 +86,20 @@ HOP_BY_HOP = (
 )
 GZIPPED = gzip.compress(b"event=ONCRMDEALADD&data%5BFIELDS%5D%5BID%5D=7", mtime=0)
 
+# Case 53: another server than Bitrix24's own.
+MULTIPART = (
+    b"".join(
+        b'--------------------------051ce47e1a01672c\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        % field
+        for field in (
+            (b"event", b"ONAPPUNINSTALL"),
+            (b"data[CLEAN]", b"1"),
+            (b"note", "строка 1\nстрока 2".encode()),
+        )
+    )
+    + b"--------------------------051ce47e1a01672c--\r\n"
+)
+
 ODD = {
     "get": Sent(method=b"GET", query=GET_QUERY),
     "query-and-body": Sent(b"event=ONCRMDEALADD", query=b"a%2Fb=%D1%8F&&x=+&flag"),
@@ -95,6 +109,9 @@ ODD = {
     "bytes-that-are-no-utf-8": Sent(b"event=ONCRMLEADADD&data[TITLE]=\xcd\xee\xe2\x00\r\n\xfb"),
     "empty": Sent(b""),
     "json": Sent('{"event": "x", "text": "№"}'.encode(), of_type(b"application/json")),
+    "multipart": Sent(
+        MULTIPART, of_type(b"multipart/form-data; boundary=------------------------051ce47e1a01672c")
+    ),
     "put": Sent(b"a=1", method=b"PUT"),
     "as-large-as-allowed": Sent(b"x=" + b"y" * (MAX_BODY - 2)),
     "repeated-headers": Sent(
@@ -269,7 +286,7 @@ def test_a_handlers_address_is_encoded_as_an_address_has_to_be(programs: Program
 def test_the_replay_says_how_many_it_sent(walk: Walk) -> None:
     assert walk.replay is not None
     assert walk.replay.process.returncode == 0, str(walk.replay)
-    assert f"{len(SENT)} sent, all answered 2xx." in walk.replay.lines[-1]
+    assert f"{len(SENT)} sent, all answered 2xx.\n" in walk.replay.lines
 
 
 @pytest.mark.parametrize("case", RAW_CASES, ids=lambda case: case.name)

@@ -6,16 +6,19 @@ import json
 import sys
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from programs import Programs, free_port, wait_until
-from raw_cases import RAW_CASES
+from raw_cases import RAW_CASES, RawCase
 from raw_server import deliver
 from rest_call import rest
 
-from b24tunnel import Journal, form
+from b24tunnel import Journal, Recording, form, replay
+from b24tunnel.changing import leaves
+from b24tunnel.replaying import SetValue
 
 HANDLERS = Path(__file__).with_name("handlers")
 
@@ -156,3 +159,32 @@ def test_php_finds_every_real_delivery_in_its_post_as_this_package_parses_it(pro
         assert bytes.fromhex(view["body"]) == case.body, case.name
         assert view["post"] == in_hex(form.parse(case.body)), case.name
         assert view["post"] == in_hex(case.expect), case.name
+
+
+def changed(parsed: Any, keys: tuple[str, ...], value: str) -> Any:
+    """A parsed body with one value in place of another."""
+    if not keys:
+        return value
+    first, *rest = keys
+    if isinstance(parsed, list):
+        place = int(first)
+        return [*parsed[:place], changed(parsed[place], tuple(rest), value), *parsed[place + 1 :]]
+    return {**parsed, first: changed(parsed[first], tuple(rest), value)}
+
+
+@pytest.mark.php
+def test_php_finds_one_value_changed_in_a_replay_of_every_real_delivery_and_no_other(programs: Programs) -> None:
+    handler = php_handler(programs)
+    headers = (("Content-Type", "application/x-www-form-urlencoded"),)
+    sent: list[tuple[RawCase, tuple[str, ...]]] = []
+    for number, case in enumerate(RAW_CASES, 1):
+        one = Recording(f"1-{number}", datetime.now(UTC), "POST", "/b24/x", headers, case.body, code=case.event)
+        for path in leaves(one):
+            assert replay([one], handler.url, changes=[SetValue(form.join_path(path), "Другое & 7")]).ok
+            sent.append((case, path))
+    for (case, path), view in zip(sent, handler.seen(len(sent)), strict=True):
+        assert view["post"] == in_hex(changed(case.expect, path, "Другое & 7")), (case.name, path)
+        body, fields = bytes.fromhex(view["body"]), form.fields(case.body)
+        field = [one for one in fields if one.path == path][-1]
+        new = (b"=" if field.is_bare else b"") + b"%D0%94%D1%80%D1%83%D0%B3%D0%BE%D0%B5+%26+7"
+        assert body == case.body[: field.value_start] + new + case.body[field.value_end :], (case.name, path)
