@@ -49,9 +49,10 @@ def diff_command(
     JSON body; any other is a glob over the places as they are printed. What lies below it is ignored too. Secrets
     are masked unless --reveal is given. Exit code 0 when nothing differs, 1 when something does.
     """
-    from b24tunnel.cli.differences import difference_lines, masked
+    from b24tunnel.cli.differences import difference_lines
     from b24tunnel.difference import how_many
     from b24tunnel.differing import differences_of
+    from b24tunnel.masked_differences import masked
     from b24tunnel.redact import Masker
     from b24tunnel.selecting import select_one
 

@@ -1,8 +1,7 @@
-"""Differences for people and for programs: without secrets, and still to be told apart."""
+"""Differences as lines for people."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,27 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from b24tunnel.cli.terminal import one_line, visible
+from b24tunnel.masked_differences import masked
 
 if TYPE_CHECKING:
     from b24tunnel.difference import Difference
     from b24tunnel.redact import Masker
 
-_ANOTHER = "[masked, another]"
+__all__ = ["difference_lines", "masked"]
+
 # Columns before the first difference that are shown of a value which is too long.
 _LEAD = 20
-
-
-def masked(difference: Difference, masker: Masker | None) -> Difference:
-    """The difference without secrets; two secrets that differ are ``[masked]`` and ``[masked, another]``."""
-    if masker is None:
-        return difference
-    from b24tunnel.redact import MASK
-
-    before, after = (_masked(difference.where, text, masker) for text in difference[1:])
-    if before == after and before is not None and after is not None:
-        head, mask, tail = after.rpartition(MASK)
-        after = f"{head}{_ANOTHER}{tail}" if mask else after
-    return difference._replace(where=masker.text(difference.where), before=before, after=after)
 
 
 def difference_lines(
@@ -59,26 +47,6 @@ def difference_lines(
                 line = f"  {sign} {_cut(text, start, None if width is None else width - 4) or '(empty)'}"
                 lines.append(click.style(line, fg=colour) if colours else line)
     return lines
-
-
-def _masked(where: str, text: str | None, masker: Masker) -> str | None:
-    """What stands at a place, masked by the place's name, and by value."""
-    from b24tunnel.body_differences import CUT_OFF
-    from b24tunnel.redact import MASK, is_secret_field
-
-    if text is None:
-        return None
-    if where.startswith("header "):
-        return masker.headers([(where.removeprefix("header "), text)])[0][1]
-    if where == "request path":
-        return masker.target(text)
-    if where in ("body bytes", "query bytes"):
-        return masker.body(text.encode("utf-8", "surrogateescape"))
-    names = re.split(r"[.\[\]'\\]+", where.removeprefix("query "))
-    is_parameter = where in ("query auth", "query code")
-    if text and (is_parameter or any(map(is_secret_field, names))):
-        return MASK
-    return masker.cut_text(text) if where.endswith(CUT_OFF) else masker.text(text)
 
 
 def _shown(text: str) -> str:

@@ -148,7 +148,11 @@ def replay_command(context: click.Context, /, **options: Any) -> None:
         if resuming is None:
             return
         asked, run = resuming
-        arguments = run.arguments
+        # What is typed now goes in front of a -- of then, and after what it takes the place of.
+        typed_now = [argument for argument in arguments if argument != "--resume"]
+        then = list(run.arguments)
+        end = then.index("--") if "--" in then else len(then)
+        arguments = (*then[:end], *typed_now, *then[end:])
     asked.check()
     if asked.dry_run:
         dry_run(asked, run)

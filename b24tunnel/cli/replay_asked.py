@@ -68,6 +68,11 @@ class Asked:
         return self.compare or self.against is not None
 
     @property
+    def other_answer(self) -> str:
+        """What answers are held against, in words."""
+        return "before" if self.compare else "the other handler's"
+
+    @property
     def longest_gap(self) -> float:
         """Seconds that a recorded gap is kept at most."""
         from b24tunnel.replaying.pace import MAX_GAP
@@ -84,7 +89,9 @@ class Asked:
         return check_handler_url(self.to)
 
     def check(self) -> None:
-        """Raises `WrongUsage` for options that exclude each other, or that have nothing to do."""
+        """Raises `WrongUsage` for options that exclude each other, have nothing to do, or cannot be read."""
+        from b24tunnel.replaying.expecting import expectations
+
         paces = [
             name
             for name, given in (
@@ -94,6 +101,9 @@ class Asked:
             )
             if given
         ]
+        # Now, and not when all that is to be sent has been looked through.
+        for reads in (self.changes, self.pace, self.variation, self.comparison, lambda: expectations(self.expect)):
+            reads()
         if not self.selectors and not self.narrows:
             raise WrongUsage(
                 "Say which recordings: an id (12-345), last, last:N, a session (12), an event code or glob "
@@ -105,6 +115,7 @@ class Asked:
             raise WrongUsage("--max-gap bounds the recorded gaps, which only --speed keeps: give that too.")
         if self.shuffle and self.speed is not None:
             raise WrongUsage("--shuffle leaves no recorded gaps that --speed could keep: take --rate.")
+        _ = self.handler
         if self.seed is not None and not (self.shuffle or self.drop):
             raise WrongUsage("--seed is for --shuffle and --drop: nothing else is left to chance.")
         if self.compare and self.against is not None:

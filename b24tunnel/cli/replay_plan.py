@@ -131,5 +131,6 @@ def resumed(
         click.echo(f"The last replay, session {run.session}, delivered everything: nothing is left to send.")
         return None
     before = asked_by(run.arguments)
-    changed: dict[str, Any] = {name: getattr(asked, name) for name in typed}
+    # The report of the first run stays, unless another place is named for this one's.
+    changed: dict[str, Any] = {"junit": None, "dry_run": False, **{name: getattr(asked, name) for name in typed}}
     return before.with_those({**changed, "recordings": asked.recordings}), run

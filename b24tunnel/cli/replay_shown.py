@@ -48,7 +48,8 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
     junit = JUnitFile(asked.junit) if asked.junit else None
     _say_before(plan)
     if plan.variation.needs_seed and asked.seed is None:
-        arguments += ("--seed", str(plan.variation.seed))
+        # In front, because behind a -- nothing is an option.
+        arguments = ("--seed", str(plan.variation.seed), *arguments)
     failures: list[OSError] = []
 
     async def main(stop: asyncio.Event) -> None:
@@ -84,7 +85,7 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                 )
             finally:
                 shown.end()
-                printer.finish(_exit_code(report))
+                printer.finish(_exit_code(report, run))
 
     with nullcontext() if junit is None else junit:
         begun = False
@@ -102,14 +103,15 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                     _print_sum(plan, report)
                 if junit is not None:
                     name = f"b24tunnel replay to {shown_url(asked.handler)}"
-                    junit.close(name, report.seconds, report.interrupted)
-    return _exit_code(report)
+                    junit.close(name, report.seconds, report.unsent)
+    return _exit_code(report, run)
 
 
-def _exit_code(report: Report) -> int:
+def _exit_code(report: Report, run: Run | None) -> int:
     if report.interrupted:
         return _INTERRUPTED
-    return 0 if report.ok else 1
+    nothing_left = run is not None and report.sent == 0 and not report.unsent
+    return 0 if report.ok or nothing_left else 1
 
 
 def _note(sentence: str) -> None:
@@ -181,7 +183,7 @@ class _Shown:
         self._sent += 1
         self._wrong += not result.ok
         if self._junit is not None:
-            self._junit.add(result, text=lambda text: Masker.of(result.recording).text(text))
+            self._junit.add(result)
         if self._progress is not None and (now := time.monotonic()) - self._updated > _PROGRESS_SECONDS:
             self._updated = now
             self._update()
@@ -212,11 +214,11 @@ class _Shown:
             answer += ": " + "; ".join(said)
         recording = result.recording
         if result.differences:
-            answer += ", not as it was before" if self._plan.asked.compare else ", not as the other handler"
+            answer += f", otherwise than {self._plan.asked.other_answer}"
         head = f"{recording.id:<{id_width}}  {one_line(what(recording)):<{event_width}}  {one_line(answer)}"
         lines = [(head, "green" if result.ok else "red")]
         if result.differences:
-            masker = Masker.of(recording)
+            masker = result.masker
             lines += [
                 (f"    {line}", "") for line in difference_lines(result.differences, masker, colours=self._colours)
             ]
@@ -271,14 +273,12 @@ def _print_sum(plan: Plan, report: Report) -> None:
     right = "all as expected" if plan.asked.expect or plan.asked.on_compare else "all answered 2xx"
     parts = [f"{report.wrong} failed" if report.wrong else right]
     if report.differing:
-        parts.append(f"{report.differing} answered otherwise than before")
+        parts.append(f"{report.differing} answered otherwise than {plan.asked.other_answer}")
     if report.unreached:
         parts.append(f"{report.unreached} never reached the handler")
     if report.cut_off:
         parts.append(f"{report.cut_off} cut off before the answer")
-    if not report.sent:
-        parts = ["nothing was left to send" if plan.total == 0 else "nothing"]
-    click.echo(f"{report.sent} sent, {', '.join(parts)}.")
+    click.echo(f"{report.sent} sent, {', '.join(parts)}." if report.sent else "Nothing was sent.")
     if report.latency.count > 1:
         at = {share: duration(report.latency.percentile(share) / 1000) for share in (50, 95, 99)}
         rate = f"; {report.sent / report.seconds:,.1f} a second" if report.seconds else ""
@@ -291,8 +291,9 @@ def _print_sum(plan: Plan, report: Report) -> None:
         behind = " Your handler did not keep up with the pace." if late > _BEHIND_MS else ""
         click.echo(f"Sent {late:.0f} ms late (median), {report.late.highest:.0f} ms at most.{behind}")
     if report.interrupted or report.stopped:
-        why = "Interrupted" if report.interrupted else "Stopped at the first that failed (--on-error stop)"
-        click.echo(f"{why}: 'b24tunnel replay --resume' sends what was not delivered.")
+        click.echo("Interrupted." if report.interrupted else "Stopped at the first that failed (--on-error stop).")
+    if report.unsent or report.undelivered:
+        click.echo("'b24tunnel replay --resume' sends what was not delivered.")
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -315,7 +316,7 @@ def report_json(report: Report) -> dict[str, Any]:
 
 def result_json(result: Result) -> dict[str, Any]:
     """One result for output: the attempt, secrets masked, and what is wrong with it."""
-    masker = Masker.of(result.recording)
+    masker = result.masker
     return {
         **attempt_json(result.attempt, masker),
         "number": result.number,
@@ -406,12 +407,12 @@ def _say_dry_sum(plan: Plan) -> None:
 
 def _by_recorded_answers(plan: Plan) -> float | None:
     """How many seconds it takes where the handler is as quick as it was; None where it has not answered yet."""
-    answers = plan.journal.recorded_answers()
-    took = [
-        answer.duration_ms
-        for recording in islice(plan.to_be_sent(), _ROWS_SHOWN)
-        if (answer := answers.to(recording)) is not None
-    ]
+    with plan.journal.recorded_answers() as answers:
+        took = [
+            answer.duration_ms
+            for recording in islice(plan.to_be_sent(), _ROWS_SHOWN)
+            if (answer := answers.to(recording)) is not None
+        ]
     if not took or plan.total is None:
         return None
     return sum(took) / len(took) / 1000 * plan.total / (plan.asked.concurrency or 1)

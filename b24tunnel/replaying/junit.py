@@ -17,6 +17,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 from b24tunnel.durable import sync_directory
 from b24tunnel.errors import OutsideFailure
+from b24tunnel.masked_differences import masked
+from b24tunnel.recording import Attempt
+from b24tunnel.redact import Masker
+from b24tunnel.replaying.answered import answered
 from b24tunnel.replaying.result import Result
 
 _LONGEST_MESSAGE = 500
@@ -24,10 +28,11 @@ _LONGEST_NAME = 200
 _LONGEST_VALUE = 2_000
 _LONGEST_ANSWER = 2_000
 _MOST_LISTED = 100
+_GZIP = b"\x1f\x8b"
 
 # What XML 1.0 can hold as a character or as a reference to one: its production 2, "Char".
 _UNHOLDABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_NOT_SENT = "The run was interrupted: what came after this was not sent."
+_NOT_SENT = "The run ended before it had sent everything: what came after this was not sent."
 
 
 class JUnitFile:
@@ -56,8 +61,8 @@ class JUnitFile:
     ) -> None:
         self.discard()
 
-    def add(self, result: Result, text: Callable[[str], str]) -> None:
-        """Write one result. ``text`` takes the secrets out of what the handler and this program say of it.
+    def add(self, result: Result, text: Callable[[str], str] | None = None) -> None:
+        """Write one result, without the secrets of its recording and what is secret by its name.
 
         Raises `OutsideFailure` when it cannot be written; then there will be no file.
         """
@@ -72,20 +77,21 @@ class JUnitFile:
             self._errors += 1
         else:
             self._failures += 1
+        masker = result.masker
         found = (
-            f"<{kind} message={_attribute(_cut(text(_message(result)), _LONGEST_MESSAGE))} "
-            f"type={_attribute(_type(result))}>{_content(_details(result, text))}</{kind}>"
+            f"<{kind} message={_attribute(_cut(masker.text(_message(result)), _LONGEST_MESSAGE))} "
+            f"type={_attribute(_type(result))}>{_content(_details(result, masker))}</{kind}>"
         )
         self._write(_case(recording.code or recording.type, name, attempt.duration_ms, found))
 
-    def close(self, name: str, seconds: float, interrupted: bool) -> None:
+    def close(self, name: str, seconds: float, unsent: bool) -> None:
         """Put the whole file in place. ``name`` is the suite's, ``seconds`` how long the run took.
 
-        An ``interrupted`` run has a skipped test case at its end that says so. Raises `OutsideFailure` when it
-        cannot be written.
+        ``unsent``: the run ended before it had sent everything; then a skipped test case at the end says so.
+        Raises `OutsideFailure` when it cannot be written.
         """
         try:
-            if interrupted:
+            if unsent:
                 self._tests += 1
                 self._skipped += 1
                 skipped = f"<skipped message={_attribute(_NOT_SENT)}/>"
@@ -203,25 +209,34 @@ def _message(result: Result) -> str:
     return "; ".join(said)
 
 
-def _details(result: Result, text: Callable[[str], str]) -> str:
+def _details(result: Result, masker: Masker) -> str:
     """What is wrong in full, and what was answered."""
     attempt = result.attempt
-    lines = [_cut(text(problem), _LONGEST_VALUE) for problem in result.problems[:_MOST_LISTED]]
+    # Masked before it is cut: half a token would not be known as one.
+    lines = [_cut(masker.text(problem), _LONGEST_VALUE) for problem in result.problems[:_MOST_LISTED]]
     for difference in result.differences[:_MOST_LISTED]:
-        lines.append(f"{_cut(text(difference.where), _LONGEST_VALUE)}:")
-        for sign, value in (("-", difference.before), ("+", difference.after)):
-            lines.append(f"  {sign} {'(nothing)' if value is None else _cut(text(value), _LONGEST_VALUE)}")
+        where, before, after = masked(difference, masker)
+        lines.append(f"{_cut(where, _LONGEST_VALUE)}:")
+        for sign, value in (("-", before), ("+", after)):
+            lines.append(f"  {sign} {'(nothing)' if value is None else _cut(value, _LONGEST_VALUE)}")
     unlisted = len(result.problems[_MOST_LISTED:]) + len(result.differences[_MOST_LISTED:])
     if unlisted:
         lines.append(f"and {unlisted} more")
     if attempt.status is None:
-        lines.append(f"no answer: {_cut(text(attempt.error or ''), _LONGEST_VALUE)}")
+        lines.append(f"no answer: {_cut(masker.text(attempt.error or ''), _LONGEST_VALUE)}")
     else:
         lines.append(f"status: {attempt.status}")
     if attempt.body:
-        # Masked before it is cut: half a token would not be known as one.
-        lines += ["answer:", _cut(text(attempt.body.decode("utf-8", "surrogateescape")), _LONGEST_ANSWER)]
+        lines += ["answer:", _cut(_answer(attempt, masker), _LONGEST_ANSWER)]
     return "\n".join(lines)
+
+
+def _answer(attempt: Attempt, masker: Masker) -> str:
+    """An answer's body without secrets; one that stays compressed cannot be looked through."""
+    body, why_not = answered(attempt)
+    if why_not is not None or body.data.startswith(_GZIP):
+        return f"({len(attempt.body):,} bytes, {why_not or 'compressed'})"
+    return masker.cut_text(body.searchable) if body.cut else masker.text(body.searchable)
 
 
 def _cut(text: str, length: int) -> str:

@@ -18,7 +18,8 @@ class Report:
     ``keep`` bounds how many results are held (None: all of them): everything else is counted, so that memory does
     not grow with the run. ``wrong`` are those that are not `Result.ok`: among them ``differing``, by a comparison,
     ``unreached``, of which the handler has seen nothing, and ``cut_off``, before it had answered. ``seconds`` is
-    how long the run took. ``interrupted``: it was asked to stop; ``stopped``: it ended at the first wrong answer.
+    how long the run took. ``interrupted``: it was asked to stop or could not go on; ``stopped``: it ended at the
+    first wrong answer; ``unsent``: so there are recordings that were not sent.
     ``seed`` is what chance began with. ``paced``: it had a schedule, and ``late`` says how well that was kept.
     """
 
@@ -33,6 +34,7 @@ class Report:
     seconds: float = 0.0
     interrupted: bool = False
     stopped: bool = False
+    unsent: bool = False
     seed: int | None = None
     paced: bool = False
     latency: Latency = field(default_factory=Latency, repr=False)
@@ -59,7 +61,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Every answer was as it was wanted, and at least one recording was sent, and none was left unsent."""
-        return self.sent > 0 and self.wrong == 0 and not (self.interrupted or self.stopped)
+        return self.sent > 0 and self.wrong == 0 and not self.unsent
 
     @property
     def undelivered(self) -> int:

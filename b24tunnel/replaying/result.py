@@ -13,8 +13,8 @@ from b24tunnel.redact import Masker
 class Result:
     """One recording as it was sent, what the handler answered, and what is wrong with that.
 
-    ``number`` is its place in the run, from 1. ``original`` is the recording as it was recorded, where that is not as
-    it was sent. ``problems`` are sentences without a full stop, such as ``answered
+    ``number`` is its place in the run, from 1. ``original`` is the recording as it was recorded, where it was not
+    sent so. ``problems`` are sentences without a full stop, such as ``answered
     500, expected 2xx``; ``differences`` stand beside the answer that it was compared with. ``late_ms``: how many
     milliseconds after its time it was sent, where the run had a pace.
     """
@@ -34,5 +34,5 @@ class Result:
 
     @property
     def masker(self) -> Masker:
-        """What takes the secrets of the recording out of a text: those that were sent, and those that were recorded."""
+        """What takes secrets out of a text: those of the recording as it was sent, and as it was recorded."""
         return Masker.of(self.recording, *(() if self.original is None else (self.original,)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 
 from b24tunnel import event_loop
-from b24tunnel.changing import Change
+from b24tunnel.changing import Change, SetPath
 from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import TIMEOUT, Sender
 from b24tunnel.fresh_tokens import Auth, TokenFilling
@@ -20,9 +20,11 @@ from b24tunnel.recording import Recording
 from b24tunnel.replaying.comparing import Comparison
 from b24tunnel.replaying.expecting import Expectation, expectations
 from b24tunnel.replaying.pace import Pace
+from b24tunnel.replaying.reading import Reader
 from b24tunnel.replaying.report import Report
 from b24tunnel.replaying.sending import OnError, OnResult, Sending
 from b24tunnel.replaying.variations import Variation
+from b24tunnel.selecting import Selection
 
 _MOST_CONCURRENT = 1000
 
@@ -52,8 +54,8 @@ async def areplay(
 ) -> Report:
     """Send recordings to the URL ``to``, each as it was recorded but for what is asked for here, and report.
 
-    ``own_path``: each goes to the path of its own target on that host, instead of the URL's. ``changes`` are made
-    to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
+    ``own_path``: each goes to the path of its own target on that host, instead of the URL's (so does `SetPath`).
+    ``changes`` are made to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
     ``variation`` repeats, drops and shuffles. ``pace`` says when each is sent (None: as fast as answers come), at
     most ``concurrency`` at a time (None: one, which keeps a strict order, or what the pace has); ``timeout`` is
     seconds an answer may take.
@@ -62,8 +64,9 @@ async def areplay(
     ``compare`` from the recorded one of the ``journal``, or from what the handler ``against`` answers to the same.
     With ``on_error="stop"`` the first wrong one ends the run.
 
-    With a ``journal`` every attempt is noted in it, as a session of its own under ``arguments``, so that a later
-    run can go on with it: ``resumes=journal.last_run()`` passes over what that run delivered.
+    With a ``journal`` every attempt is noted in it, as a session of its own under ``arguments``, by which
+    `Journal.last_run` finds it; ``resumes=journal.last_run()`` passes over what that run delivered. A `Selection`
+    is read in a thread.
 
     ``report`` is filled while the run goes on, also when it raises; ``on_result`` gets each result, and what it
     returns is awaited before the next is sent; ``on_note`` gets sentences that a user should read. Setting
@@ -74,6 +77,7 @@ async def areplay(
     report and no exception.
     """
     report = Report() if report is None else report
+    changes = tuple(changes)
     concurrency = _concurrency(concurrency, pace)
     sender_to = partial(
         Sender, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path
@@ -87,14 +91,18 @@ async def areplay(
     if compare is not None and against is None:
         if journal is None:
             raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
-        answers = journal.recorded_answers(datetime.now(UTC) if resumes is None else resumes.started_at)
+        before = datetime.now(UTC) if resumes is None else resumes.started_at
+        answers = await asyncio.to_thread(journal.recorded_answers, before)
     variation = variation or Variation()
     report.seed = variation.seed
     report.paced = pace is not None
-    remaining = iter(variation.varied(recordings))
-    if resumes is not None and journal is not None:
-        delivered = journal.delivered_in(resumes.sessions)
+    remaining = variation.varied(recordings)
+    if resumes is not None:
+        if journal is None:
+            raise WrongUsage("To go on with a run, name the journal that it is noted in.")
+        delivered = await asyncio.to_thread(journal.delivered_in, resumes.sessions)
         remaining = (recording for recording in remaining if not delivered.take(recording.id))
+    own_path = own_path or any(isinstance(change, SetPath) for change in changes)
     # Whoever compares wants the same answer, and not that it is 2xx.
     expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
     begun = time.monotonic()
@@ -112,12 +120,12 @@ async def areplay(
             )
             stack.push_async_callback(_closed, writer, report)
         sending = Sending(
-            remaining,
+            _taking(remaining, stack, isinstance(recordings, Selection)),
             sender,
             report,
             concurrency=concurrency,
             filled=None if auth == "recorded" else filling.filled,
-            changes=tuple(changes),
+            changes=changes,
             pace=pace,
             expectations=expected,
             comparison=compare,
@@ -131,7 +139,7 @@ async def areplay(
         try:
             await sending.run(stop)
         except BaseException:
-            report.interrupted = True
+            report.interrupted = report.unsent = True
             raise
         finally:
             report.seconds = time.monotonic() - begun
@@ -196,4 +204,19 @@ def _concurrency(given: int | None, pace: Pace | None) -> int:
 
 async def _closed(writer: JournalWriter, report: Report) -> None:
     """End the run's session with how many recordings are still to be sent: at least one, where nobody counted."""
-    await writer.close(report.undelivered or int(report.interrupted or report.stopped))
+    await writer.close(report.undelivered or int(report.unsent))
+
+
+def _taking(
+    recordings: Iterator[Recording], stack: AsyncExitStack, from_journal: bool
+) -> Callable[[], Awaitable[Recording | None]]:
+    """What gives out one after the other; what is read from the journal is read in a thread."""
+    if from_journal:
+        reader = Reader(recordings)
+        stack.callback(reader.close)
+        return reader.next
+
+    async def next_one() -> Recording | None:
+        return next(recordings, None)
+
+    return next_one

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from b24tunnel.changing import Change
 from b24tunnel.difference import Difference
@@ -29,15 +29,24 @@ OnResult = Callable[[Result], Awaitable[None] | None]
 _MOST_UNSYNCED = 1000
 
 
+class _Taken(NamedTuple):
+    """One that is to be sent: its place in the run, the recording as it goes and as it was, seconds late."""
+
+    number: int
+    recording: Recording
+    original: Recording | None
+    late: float
+
+
 @dataclass
 class Sending:
-    """Sends what ``recordings`` gives out, at most ``concurrency`` at a time, and fills ``report``.
+    """Sends what ``next_one`` gives out (None: no more), at most ``concurrency`` at a time, and fills ``report``.
 
     ``filled`` puts fresh tokens in, before the ``changes``. ``comparison`` holds an answer against that of the
     handler ``against``, which gets the same, or where there is none against what ``answers`` knows.
     """
 
-    recordings: Iterator[Recording]
+    next_one: Callable[[], Awaitable[Recording | None]]
     sender: Sender
     report: Report
     concurrency: int = 1
@@ -54,7 +63,8 @@ class Sending:
     on_note: Callable[[str], None] = lambda sentence: None
     _any_2xx: bool = field(init=False)
     _taken: int = field(default=0, init=False)
-    _said: set[str] = field(default_factory=set, init=False)
+    _said_not_compared: bool = field(default=False, init=False)
+    _ending: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _unsynced: deque[asyncio.Future[None]] = field(default_factory=deque, init=False)
 
@@ -74,7 +84,7 @@ class Sending:
             try:
                 if stopping is not None:
                     await asyncio.wait((all_sent, stopping), return_when=asyncio.FIRST_COMPLETED)
-                    self.report.interrupted = not all_sent.done()
+                    self.report.interrupted = self.report.unsent = not all_sent.done()
                 if not self.report.interrupted:
                     await all_sent
             finally:
@@ -87,27 +97,45 @@ class Sending:
             for failure in synced:
                 if isinstance(failure, BaseException):
                     raise failure
+            if self.report.stopped and not self.report.unsent:
+                self.report.unsent = await self.next_one() is not None
 
-    async def take(self) -> tuple[int, Recording, float] | None:
-        """The next one as it is to be sent, its place in the run and how many seconds late; None at the end."""
+    async def take(self) -> _Taken | None:
+        """The next one as it is to be sent; None at the end."""
         if self.pace is None:
             return await self._next()
         async with self._turn:
             return await self._next()
 
-    async def _next(self) -> tuple[int, Recording, float] | None:
-        recording = None if self.report.stopped else next(self.recordings, None)
-        if recording is None:
+    async def _next(self) -> _Taken | None:
+        original = None if self.report.stopped else await self.next_one()
+        if original is None:
             return None
-        self._taken += 1
-        number = self._taken
+        recording = original
         # Before the turn, because it may take a call to the portal; the changes after it, for the time may be one.
         if self.filled is not None:
             recording = await self.filled(recording)
-        late = 0.0 if self.pace is None else await self.pace.turn(recording)
+        late = 0.0 if self.pace is None else await self._late_at_its_turn(original, self.pace)
+        if late is None:
+            self.report.unsent = True
+            return None
         for change in self.changes:
             recording = change(recording)
-        return number, recording, late
+        self._taken += 1
+        return _Taken(self._taken, recording, None if recording is original else original, late)
+
+    async def _late_at_its_turn(self, recording: Recording, pace: Pace) -> float | None:
+        """Wait for the moment to send it, and give how late that is in seconds; None where the run ends first."""
+        if self.on_error == "continue":
+            return await pace.turn(recording)
+        turn, ending = asyncio.ensure_future(pace.turn(recording)), asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait((turn, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in (turn, ending):
+                waiting.cancel()
+            await asyncio.gather(turn, ending, return_exceptions=True)
+        return None if self._ending.is_set() else turn.result()
 
     async def noted(self, attempt: Attempt) -> None:
         """Note an attempt in the journal; the next one is sent meanwhile."""
@@ -117,9 +145,7 @@ class Sending:
         while self._unsynced and (self._unsynced[0].done() or len(self._unsynced) > _MOST_UNSYNCED):
             await self._unsynced.popleft()
 
-    def judged(
-        self, number: int, recording: Recording, late: float, attempt: Attempt, beside: Attempt | None
-    ) -> Awaitable[None] | None:
+    def judged(self, taken: _Taken, attempt: Attempt, beside: Attempt | None) -> Awaitable[None] | None:
         """Count one answer and tell of it. ``beside`` is what the other handler answered, where there is one.
 
         What is returned is to be awaited before the next is sent.
@@ -127,21 +153,26 @@ class Sending:
         problems = () if self._any_2xx and attempt.ok else problems_of(self.expectations, attempt)
         differences: tuple[Difference, ...] = ()
         if self.comparison is not None:
-            before = self._before(recording, beside)
+            before = self._before(taken.recording, beside)
             differences = self.comparison.differences(before, attempt)
             if attempt.error is not None and not problems and not differences:
                 problems = (f"no answer: {attempt.error}",)
-            why_not = None if differences else self.comparison.not_compared(before, attempt)
-            if why_not is not None and why_not not in self._said:
-                self._said.add(why_not)
-                self.on_note(f"{recording.id} and maybe others: {why_not}.")
-        result = Result(number, recording, attempt, problems, differences, late * 1000)
+            if not differences:
+                self._say_not_compared(self.comparison.not_compared(before, attempt), taken.recording)
+        number, recording, original, late = taken
+        result = Result(number, recording, attempt, problems, differences, late * 1000, original)
         self.report.add(result)
         if self.pace is not None:
             self.pace.answered(attempt)
         if self.on_error == "stop" and not result.ok:
             self.report.stopped = True
+            self._ending.set()
         return self.on_result(result)
+
+    def _say_not_compared(self, why_not: str | None, recording: Recording) -> None:
+        if why_not is not None and not self._said_not_compared:
+            self._said_not_compared = True
+            self.on_note(f"{recording.id}, and maybe others: {why_not}.")
 
     def _before(self, recording: Recording, beside: Attempt | None) -> Attempt | None:
         if self.against is not None:
@@ -161,22 +192,30 @@ class _Worker:
         """Until there are no more."""
         sending = self._sending
         while (taken := await sending.take()) is not None:
-            number, recording, late = taken
             self._attempt = self._beside = told = None
             try:
                 if sending.against is None:
-                    await sending.sender.send(recording, self._note)
+                    await sending.sender.send(taken.recording, self._note)
                 else:
-                    await asyncio.gather(
-                        sending.sender.send(recording, self._note),
-                        sending.against.send(recording, self._note_beside),
-                    )
+                    await self._send_to_both(taken.recording, sending.against)
             finally:
                 # Also when it was cut off: what was sent is sent.
                 if self._attempt is not None:
-                    told = sending.judged(number, recording, late, self._attempt, self._beside)
+                    told = sending.judged(taken, self._attempt, self._beside)
             if told is not None:
                 await told
+
+    async def _send_to_both(self, recording: Recording, against: Sender) -> None:
+        sends = [
+            asyncio.create_task(self._sending.sender.send(recording, self._note)),
+            asyncio.create_task(against.send(recording, self._note_beside)),
+        ]
+        try:
+            await asyncio.gather(*sends)
+        finally:
+            for send in sends:
+                send.cancel()
+            await asyncio.gather(*sends, return_exceptions=True)
 
     async def _note(self, attempt: Attempt) -> None:
         self._attempt = attempt
