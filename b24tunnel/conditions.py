@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from difflib import get_close_matches
@@ -54,30 +54,31 @@ class Condition:
     (the regular expression ``value`` is found in it), ``!~``, ``""`` (it is there) or ``!`` (it is not).
 
     Where both sides are numbers they are compared as such, exactly; ids (``12-345``) by session and number;
-    ``received_at`` and ``ts`` as times (`parse_moment`); codes by ``=`` and ``!=`` without regard to case; all
-    else as text, exactly. What is not there, and an array, is compared with nothing: ``!=`` and ``!~`` hold for
-    it, the others do not.
+    ``received_at`` and ``ts`` as times (`parse_moment`, which is told ``now``); codes by ``=`` and ``!=`` without
+    regard to case; all else as text, exactly. What is not there, and an array, is compared with nothing: ``!=``
+    and ``!~`` hold for it, the others do not.
     """
 
     path: tuple[str, ...]
     operator: str = ""
     value: str = ""
+    now: InitVar[datetime | None] = None
     _holds: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, now: datetime | None) -> None:
         """Raises `WrongUsage` for an unknown first key, and for a value that is no expression or no time."""
         if self.path[:1] == ("request_type",):
             object.__setattr__(self, "path", ("type", *self.path[1:]))
         _check_first_key(self.path)
-        object.__setattr__(self, "_holds", _comparison(self.path, self.operator, self.value))
+        object.__setattr__(self, "_holds", _comparison(self.path, self.operator, self.value, now))
 
     @classmethod
-    def parse(cls, text: str) -> Condition:
+    def parse(cls, text: str, now: datetime | None = None) -> Condition:
         r"""``PATH OPERATOR VALUE``, ``PATH`` (it is there) or ``!PATH``; raises `WrongUsage`.
 
         A path is as for `form.split_path` (``\.`` is a literal dot, and so ``\=`` is a literal operator); an item
         of a list is named by its index, a header (``headers.User-Agent``) without regard to case. Spaces around
-        the operator do not count.
+        the operator do not count. An age, and a time of day, are as ``now`` (aware) has them.
         """
         if len(text) > _LONGEST:
             raise WrongUsage(f"A condition has at most {_LONGEST:,} characters, not {len(text):,}.")
@@ -92,8 +93,8 @@ class Condition:
             )
         keys = form.split_path(_ESCAPED.sub(_unescaped, path[1:] if negated else path))
         if found is None:
-            return cls(keys, "!" if negated else "")
-        return cls(keys, found[0], rest[found.end() :].lstrip())
+            return cls(keys, "!" if negated else "", now=now)
+        return cls(keys, found[0], rest[found.end() :].lstrip(), now)
 
     def __call__(self, document: Mapping[str, Any]) -> bool:
         """Whether it holds for a recording's document."""
@@ -124,7 +125,7 @@ def _check_first_key(path: tuple[str, ...]) -> None:
     raise WrongUsage(f"No recording has {_shown(first)} for a condition's path to begin with; {asked}")
 
 
-def _comparison(path: tuple[str, ...], sign: str, value: str) -> Callable[[Any], bool]:
+def _comparison(path: tuple[str, ...], sign: str, value: str, now: datetime | None) -> Callable[[Any], bool]:
     """What a value, None where nothing is there, is asked."""
     if sign == "":
         return lambda found: found is not None
@@ -137,7 +138,7 @@ def _comparison(path: tuple[str, ...], sign: str, value: str) -> Callable[[Any],
     if compare is None:
         raise WrongUsage(f"{_shown(sign)} is no operator: use = != < <= > >= ~ or !~.")
     if len(path) == 1 and path[0] in _TIMES:
-        moment = parse_moment(value)
+        moment = parse_moment(value, now)
         return lambda found: compare(found, moment) if _is_moment(found) else sign == "!="
     if path == ("id",) and (place := parse_id(value)) is not None:
         return _or_absent(

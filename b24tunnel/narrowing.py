@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from b24tunnel.journal import Journal
 from b24tunnel.journal.document import Document
 from b24tunnel.journal.outcomes import Outcomes
 from b24tunnel.recording import Recording
+from b24tunnel.through import Through
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,11 @@ class Narrowing:
       through to the application has reached it.
     - ``to``: for the two before, only attempts with the handler at this URL count, its query apart; without it,
       those with any.
-    - ``received_before``, ``attempts_before``: what came, and what was tried, at this moment or later is not
-      looked at, so that a run that is resumed selects what it selected at first.
+    - ``through``: of the recordings, only those that were there then are looked at, also by ``last:N``. With
+      ``attempts_before`` and ``attempts_without``, attempts made at this moment or later, and those of these
+      sessions, are not looked at. So a run that is resumed selects what it selected at first.
 
-    A fixture has no attempts.
+    A fixture has no attempts, and is there at any time.
     """
 
     where: tuple[Query, ...] = ()
@@ -38,12 +41,15 @@ class Narrowing:
     failed: bool = False
     not_forwarded: bool = False
     to: str | None = None
-    received_before: datetime | None = None
+    through: Through | None = None
     attempts_before: datetime | None = None
+    attempts_without: Collection[int] = ()
+    received_before: datetime | None = None
 
     def __post_init__(self) -> None:
         """Raises `WrongUsage` for a time without a zone, and where nothing is both since and until."""
         object.__setattr__(self, "where", tuple(self.where))
+        object.__setattr__(self, "attempts_without", frozenset(self.attempts_without))
         for name in ("since", "until", "received_before", "attempts_before"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
@@ -69,12 +75,14 @@ class Narrowing:
     @property
     def narrows(self) -> bool:
         """Whether it may leave anything out."""
-        return bool(self.options) or self.received_before is not None
+        return bool(self.options) or self.through is not None or self.received_before is not None
 
     def over(self, journal: Journal) -> Narrowed:
         """It, made ready for this journal: all attempts are read now where they count."""
-        by_attempts = self.failed or self.not_forwarded
-        return Narrowed(self, journal.outcomes(to=self.to, before=self.attempts_before) if by_attempts else None)
+        outcomes = None
+        if self.failed or self.not_forwarded:
+            outcomes = journal.outcomes(to=self.to, before=self.attempts_before, without=self.attempts_without)
+        return Narrowed(self, outcomes)
 
 
 class Narrowed:
@@ -86,13 +94,17 @@ class Narrowed:
         self._since = narrowing.since
         ends = [end for end in (narrowing.until, narrowing.received_before) if end is not None]
         self._until = min(ends) if ends else None
+        self._through = narrowing.through
         self._timed = self._since is not None or self._until is not None
         # The sort is stable: those that need no parsing come first, each kind in the order given.
         self._where = sorted(narrowing.where, key=lambda query: not getattr(query, "in_head", False))
 
     def keeps(self, document: Document) -> bool:
         """Whether a recording of the journal is one of them; False for a line that turns out to be spoiled."""
-        return self._keeps(document, document.place if self._outcomes is not None else None)
+        place = document.place if self._outcomes is not None or self._through is not None else None
+        if self._through is not None and place is not None and not self._through.includes(*place):
+            return False
+        return self._keeps(document, place)
 
     def keeps_fixture(self, recording: Recording) -> bool:
         """The same of a fixture."""

@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from b24tunnel.event import Event
 from b24tunnel.form import FormError
+from b24tunnel.through import Through
 
 FORMAT_VERSION = 1
 
 Headers = tuple[tuple[str, str], ...]
 Source = Literal["tunnel", "offline", "import", "trigger"]
 Verdict = Literal["verified", "unverified", "mismatched"]
-Cause = Literal["forward", "replay"]
+Cause = Literal["forward", "replay", "against"]
 RequestType = Literal["event", "robot", "placement", "page", "settings", "other"]
 
 PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
@@ -29,6 +30,9 @@ PAGES: tuple[RequestType, ...] = ("page", "placement", "settings")
 
 LONGEST_COMMAND_LINE = 8 << 20
 """In characters, with one more for each argument. No system takes a longer one."""
+
+# Causes of attempts that hand a recording over.
+_HANDING_OVER = ("forward", "replay")
 
 # What `Attempt.error` begins with when there was no connection: the handler has seen nothing of the delivery.
 UNREACHED = "cannot connect"
@@ -166,7 +170,9 @@ class Recording:
 class Attempt:
     """One try to hand a recording to a handler, with the answer.
 
-    ``duration_ms`` is milliseconds on a monotonic clock. Exactly one of ``status`` and ``error`` is set.
+    ``cause`` is ``forward``, ``replay``, or ``against`` for a second handler that a replay got an answer from to
+    hold the first one's against; what was read may have another, of a later b24tunnel. ``duration_ms`` is
+    milliseconds on a monotonic clock. Exactly one of ``status`` and ``error`` is set.
     ``body`` is the answer's, cut at a bound; ``truncated`` tells that it was.
     """
 
@@ -185,6 +191,11 @@ class Attempt:
     def ok(self) -> bool:
         """The handler answered 2xx."""
         return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def hands_over(self) -> bool:
+        """It says what became of the recording: not one ``against`` a second handler, nor of an unknown cause."""
+        return self.cause in _HANDING_OVER
 
     @property
     def delivered(self) -> bool:
@@ -236,8 +247,8 @@ class SessionStart:
     """The first line of a session's file: when it began and where it forwards to (None: only records).
 
     ``routes`` are there where not every handler gets everything: a handler's URL with the codes and globs that it
-    gets; ``forward`` is then the first of these handlers. ``arguments`` is the command line of a replay and
-    ``resumes`` the session of the run that it goes on with.
+    gets; ``forward`` is then the first of these handlers. ``arguments`` is the command line of a replay,
+    ``resumes`` the session of the run that it goes on with, and ``through`` what the run selects from.
     """
 
     session: int
@@ -247,6 +258,7 @@ class SessionStart:
     routes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     arguments: tuple[str, ...] = ()
     resumes: int | None = None
+    through: Through | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object of format version 1."""
@@ -264,6 +276,12 @@ class SessionStart:
             record["arguments"] = list(self.arguments)
         if self.resumes is not None:
             record["resumes"] = self.resumes
+        if self.through is not None:
+            record["through"] = {
+                "at": time_text(self.through.at),
+                "session": self.through.session,
+                "numbers": {str(session): number for session, number in self.through.numbers.items()},
+            }
         return record
 
     @classmethod
@@ -282,6 +300,7 @@ class SessionStart:
                 ),
                 arguments=_arguments(record.get("arguments", [])),
                 resumes=_session_number(record.get("resumes")),
+                through=_through(record.get("through")),
             )
         except _WRONG_PART as error:
             raise UnreadableRecord(f"a session's start with a wrong or missing part ({_named(error)})") from error
@@ -498,6 +517,16 @@ def _arguments(value: Any) -> tuple[str, ...]:
 def command_line_length(arguments: Sequence[str]) -> int:
     """What `LONGEST_COMMAND_LINE` bounds."""
     return len(arguments) + sum(map(len, arguments))
+
+
+def _through(value: Any) -> Through | None:
+    if value is None:
+        return None
+    session = value["session"]
+    numbers = {int(own): last for own, last in value["numbers"].items()}
+    if not all(type(number) is int and 0 <= number < 10**12 for number in (session, *numbers, *numbers.values())):
+        raise ValueError("numbers of sessions and recordings expected")
+    return Through(_time(value["at"]), session, numbers)
 
 
 def _session_number(value: Any) -> int | None:

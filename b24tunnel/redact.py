@@ -55,6 +55,9 @@ _LONGEST_PART_HEAD = 4000
 
 # A shorter value would be found inside words and numbers that are no secrets.
 _SHORTEST_BY_VALUE = 6
+# In characters, of all values together: looking for more takes seconds to prepare, and anybody can send megabytes
+# under a secret's name. Tokens are short, so the longest values are left out first.
+_MOST_BY_VALUE = 100_000
 
 
 def is_secret_field(name: str) -> bool:
@@ -78,12 +81,19 @@ def secret_values(fields: Any) -> set[str]:
 
 
 class Masker:
-    """Takes known secrets out of any text: as they are, percent-encoded, or escaped in JSON."""
+    """Takes known secrets out of any text: as they are, percent-encoded, or escaped in JSON.
+
+    Looked for are those of 6 characters and more, the shortest first, up to 100,000 characters of them together.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         spellings: set[str] = set()
-        for secret in secrets:
+        characters = 0
+        for secret in sorted(secrets, key=len):
             if len(secret) >= _SHORTEST_BY_VALUE:
+                characters += len(secret)
+                if characters > _MOST_BY_VALUE:
+                    break
                 spellings.update(_spellings(secret))
         longest_first = sorted(spellings, key=len, reverse=True)
         any_of_them = "|".join(map(re.escape, longest_first))
@@ -92,10 +102,10 @@ class Masker:
 
     @classmethod
     def of(cls, *recordings: Recording) -> Masker:
-        """A masker for the secrets that these recordings hold: in query, body and headers."""
+        """A masker for the secrets that these recordings hold: in query, body (form, JSON, multipart), headers."""
         secrets: set[str] = set()
         for recording in recordings:
-            secrets |= secret_values(recording.event.fields)
+            secrets |= secret_values(recording.event.fields) | _secrets_of_no_form(recording.body)
             for name, value in recording.headers:
                 if name.lower() in _SECRET_HEADERS:
                     # "Bearer TOKEN" and "name=TOKEN; …" turn up elsewhere without what stands around the token.
@@ -163,12 +173,40 @@ def shown_url(url: str) -> str:
     return Masker(()).target(url)
 
 
+def _secrets_of_no_form(body: bytes) -> set[str]:
+    """Every value below a secret field's name, in a body that is JSON or multipart; of any other body none."""
+    if body.startswith(b"--"):
+        parts = _PART_END.split(body.decode("utf-8", "surrogateescape"))
+        return {part[start:] for part in parts if (start := _secret_start(part)) is not None and part[start:]}
+    if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        try:
+            text = body.decode("utf-8-sig")
+            return secret_values(json.loads(text, object_pairs_hook=_every_value, parse_int=str, parse_float=str))
+        except (ValueError, RecursionError):  # it only looks like JSON, or nests deeper than anybody reads
+            return set()
+    return set()
+
+
+def _every_value(members: list[tuple[str, Any]]) -> dict[str, list[Any]]:
+    """An object of JSON with all values of a name that stands in it several times."""
+    found: dict[str, list[Any]] = {}
+    for name, value in members:
+        found.setdefault(name, []).append(value)
+    return found
+
+
 def _masked_part(part: str) -> str:
     """A part of a multipart body, without its value where that is secret."""
+    start = _secret_start(part)
+    return part if start is None else part[:start] + MASK
+
+
+def _secret_start(part: str) -> int | None:
+    """Where in a part of a multipart body its value begins, where that is secret."""
     head = _PART_HEAD.search(part, 0, _LONGEST_PART_HEAD)
     if head is None or not any(map(is_secret_field, re.split(r"[\[\]]+", head[1]))):
-        return part
-    return part[: head.end()] + MASK
+        return None
+    return head.end()
 
 
 def _spellings(secret: str) -> Iterator[str]:

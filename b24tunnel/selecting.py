@@ -5,12 +5,11 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain, dropwhile, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +21,11 @@ from b24tunnel.journal.extent import Extent
 from b24tunnel.narrowing import Narrowed, Narrowing
 from b24tunnel.recording import Recording, parse_id
 
-__all__ = ["Narrowing", "Selection", "histories", "matches_code", "select", "select_one"]
+__all__ = ["Narrowing", "Selection", "histories", "select", "select_one"]
 
 _LAST = re.compile(r"last(?::([0-9]{1,9}))?", re.ASCII)
 _SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _CODES_REMEMBERED = 1000
-# The last so many recordings are held while they are given out; more are read twice.
-_MOST_HELD = 100
 # How many are read at a time, and how large their bodies may be together.
 _AHEAD = 64
 _AHEAD_BYTES = 1024 * 1024
@@ -67,9 +64,12 @@ class Selection:
         self.left_out = 0
 
     def __iter__(self) -> Iterator[Recording]:
-        """Raises `WrongUsage` at once for a selector that selects nothing, and where nothing is left over."""
+        """Raises `WrongUsage` at once for a selector that selects nothing, and where nothing is left over.
+
+        Raises `FileTakenAway` where a prune removes what was to come, after what stands before it.
+        """
         self.left_out = 0
-        extent = self._journal.extent()
+        extent = self._journal.extent(self._narrowing.through)
         parts = [_part(selector, self._fixtures) for selector in self._selectors]
         sources = [_not_empty(self._journal, part, extent) for part in parts]
         if not sources:
@@ -115,7 +115,7 @@ class Selection:
             )
         options = self._narrowing.options
         if not options:
-            return WrongUsage("Nothing of it had been recorded then: there is nothing to go on with.")
+            return _nothing_of_then("the journal")
         verb = "leaves" if len(options) == 1 else "together leave"
         return WrongUsage(f"{_and(options)} {verb} no recording: see what there is with '{listed}'.")
 
@@ -292,6 +292,8 @@ def _not_empty(journal: Journal, part: Recording | _Sought, extent: Extent) -> _
     documents = _oldest_first(journal, part, extent)
     first = next((document for document in documents if document.recording is not None), None)
     if first is None:
+        if extent.through is not None and _selects_now(journal, part):
+            raise _nothing_of_then(_quoted(part.selector))
         raise _selects_nothing(journal, part.selector)
     # Where there is only one, its file need not stay open.
     return _Source(part, iter((first,)) if part.left == 1 else chain((first,), documents))
@@ -308,23 +310,21 @@ def _everything_since(journal: Journal, since: datetime | None, extent: Extent) 
 def _oldest_first(journal: Journal, sought: _Sought, extent: Extent) -> Iterator[Document]:
     """What a selector selects, oldest first, little of it held."""
     if sought.left is not None and sought.sessions is None:
-        return _latest(journal, sought.left, extent)
+        return journal.latest_documents(sought.left, extent)
     return filter(sought.matches, journal.documents(sought.sessions, extent))
 
 
-def _latest(journal: Journal, count: int, extent: Extent) -> Iterator[Document]:
-    """The last ``count`` recordings, oldest first."""
-    newest = (document for document in journal.newest_first() if document.recording is not None)
-    if count <= _MOST_HELD:
-        return iter(list(islice(newest, count))[::-1])
-    oldest = deque(islice(newest, count), maxlen=1)
-    if not oldest:
-        return iter(())
-    first = oldest[0]["id"]
-    place = oldest[0].place
-    sessions = None if place is None else {one.session for one in extent.segments if one.session >= place[0]}
-    from_there = dropwhile(lambda document: document["id"] != first, journal.documents(sessions, extent))
-    return islice((document for document in from_there if document.recording is not None), count)
+def _selects_now(journal: Journal, sought: _Sought) -> bool:
+    """Whether a selector selects anything of what is in the journal now."""
+    documents = _oldest_first(journal, sought, journal.extent())
+    return any(document.recording is not None for document in documents)
+
+
+def _nothing_of_then(what: str) -> WrongUsage:
+    """What a run that is resumed selected at first is not there, and something else is."""
+    return WrongUsage(
+        f"Of {what} nothing is left that had been recorded when the run began: there is nothing to go on with."
+    )
 
 
 def _selects_nothing(journal: Journal, selector: str) -> WrongUsage:
@@ -343,14 +343,6 @@ def _quoted(selector: str) -> str:
 
 def _and(options: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(options[:-1]), options[-1])))
-
-
-def matches_code(recording: Recording, pattern: str) -> bool:
-    """Whether the recording's event code is ``pattern`` or matches it as a glob, without regard to case.
-
-    A delivery that is no event has the empty code, which ``*`` matches.
-    """
-    return _matches(recording.code, pattern)
 
 
 def _matches(code: str | None, pattern: str) -> bool:

@@ -16,7 +16,7 @@ from programs import Programs
 from rich.cells import cell_len
 
 from b24tunnel.cli.diff import diff_command
-from b24tunnel.cli.differences import difference_lines, masked
+from b24tunnel.cli.differences import difference_lines
 from b24tunnel.difference import Difference
 from b24tunnel.errors import WrongUsage
 from b24tunnel.recording import Recording
@@ -153,41 +153,6 @@ class TestShown:
             assert "\x1b" not in line
             assert "\n" not in line
 
-
-class TestMasked:
-    @pytest.mark.parametrize(
-        ("where", "text"),
-        [
-            ("auth.access_token", "anything"),
-            ("auth.token.0", "anything"),
-            ("query APP_SID", "anything"),
-            ("query auth", "anything"),
-            ("header Authorization", "Bearer anything"),
-            ("header Cookie", "anything"),
-            ("body $.auth.refresh_token", '"anything"'),
-            ("body $['api-key'][0]", '"anything"'),
-            ("body $.auth", '{"access_token": "anything"}'),
-            ("body bytes", "auth%5Bkey%5D=anything"),
-            ("query bytes", "sessid=anything"),
-            ("request path", "/rest/1/anything/x"),
-            ("body line 1", '{"access_token": "anything"}'),
-        ],
-    )
-    def test_what_is_secret_by_the_name_of_its_place_is_masked(self, where: str, text: str) -> None:
-        found = masked(Difference(where, text, text.replace("anything", "otherwise")), Masker(()))
-        assert found.before is not None
-        assert found.after is not None
-        assert "anything" not in found.before
-        assert "otherwise" not in found.after
-        assert found.before != found.after
-        assert "[masked, another]" in found.after
-
-    def test_the_rest_of_a_secret_that_was_cut_through_is_masked(self) -> None:
-        masker = Masker.of(recording("1-1", f"auth[access_token]={FIRST}"), recording("1-2", "a=1"))
-        found = masked(Difference("body line 1 (it was cut off)", f"x {FIRST[:-3]}", None), masker)
-        assert found.before == "x [masked]"
-
     def test_without_a_masker_everything_is_shown(self) -> None:
         difference = Difference("auth.access_token", FIRST, SECOND)
-        assert masked(difference, None) == difference
         assert difference_lines([difference], None, colours=False)[1:] == [f"  - {FIRST}", f"  + {SECOND}"]

@@ -20,6 +20,7 @@ from b24tunnel.errors import WrongUsage
 from b24tunnel.narrowing import Narrowing
 from b24tunnel.recording import Attempt, Recording
 from b24tunnel.settings import PROJECT_FILE
+from b24tunnel.through import Through
 
 NOW = datetime.now(UTC)
 HANDLER = "http://127.0.0.1:8000/"
@@ -118,9 +119,35 @@ def test_the_options_make_a_narrowing() -> None:
 
     command.main([], standalone_mode=False)
     assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
-    made = narrowing_of(where=("code=X", "data"), failed=True, to=HANDLER, received_before=NOW)
+    through = Through(NOW, 7, {7: 3})
+    made = narrowing_of(
+        where=("code=X", "data"),
+        failed=True,
+        to=HANDLER,
+        through=through,
+        attempts_before=NOW,
+        attempts_without=[8],
+    )
     conditions = (Condition(("code",), "=", "X"), Condition(("data",)))
-    assert made == Narrowing(where=conditions, failed=True, to=HANDLER, received_before=NOW)
+    assert made == Narrowing(
+        where=conditions,
+        failed=True,
+        to=HANDLER,
+        through=through,
+        attempts_before=NOW,
+        attempts_without={8},
+    )
+
+
+def test_what_is_relative_to_now_is_relative_to_a_moment_that_is_given() -> None:
+    began = datetime(2026, 3, 4, 15, 30).astimezone()
+    made = narrowing_of(since="1h", until="15:00", where=("received_at>=20m", "ts<=14:20"), now=began)
+    assert made.since == began - timedelta(hours=1)
+    assert made.until == began - timedelta(minutes=30)
+    by_age, by_clock = made.where
+    ago = {minutes: began - timedelta(minutes=minutes) for minutes in (10, 20, 21, 70, 71)}
+    assert [by_age({"received_at": ago[minutes]}) for minutes in (10, 20, 21)] == [True, True, False]
+    assert [by_clock({"ts": ago[minutes]}) for minutes in (10, 70, 71)] == [False, True, True]
 
 
 class TestWhereRecordingsAre:

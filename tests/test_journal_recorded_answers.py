@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,8 +37,10 @@ def replayed(id: str, at: float = 0, status: int | None = 200, body: bytes = b"o
     return attempt(id, at, status, "replay", body)
 
 
-def answer(directory: Path, id: str = "1-1", before: datetime | None = None) -> Attempt | None:
-    with Journal.open(directory).recorded_answers(before) as answers:
+def answer(
+    directory: Path, id: str = "1-1", before: datetime | None = None, without: Collection[int] = ()
+) -> Attempt | None:
+    with Journal.open(directory).recorded_answers(before, without) as answers:
         return answers.to(recording(id))
 
 
@@ -48,9 +50,9 @@ def read_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     looked_up: list[str] = []
     scanning = gathering.attempts_with
 
-    def noted(scan: Scan, recording_id: str) -> list[Attempt]:
+    def noted(scan: Scan, recording_id: str, counts: Callable[[int], bool]) -> list[Attempt]:
         looked_up.append(recording_id)
-        return scanning(scan, recording_id)
+        return scanning(scan, recording_id, counts)
 
     monkeypatch.setattr(gathering, "attempts_with", noted)
     return looked_up
@@ -91,6 +93,24 @@ class TestWhichOneItIs:
         assert answer(tmp_path, before=NOW + timedelta(seconds=2)) == first
         assert answer(tmp_path, before=NOW + timedelta(seconds=1)) is None
 
+    def test_none_of_a_second_handler(self, tmp_path: Path) -> None:
+        first = replayed("1-1", 3)
+        beside = [attempt(id, at, cause="against") for id in ("1-1", "1-2") for at in (1, 9)]
+        write(tmp_path, 1, recording("1-1"), *beside, first, *beside)
+        assert answer(tmp_path) == first
+        assert answer(tmp_path, "1-2") is None
+        assert recorded_answer(beside) is None
+
+    def test_none_of_the_sessions_that_are_left_out(self, tmp_path: Path) -> None:
+        first, second = replayed("1-1", 3), replayed("1-1", 2)
+        write(tmp_path, 1, recording("1-1"))
+        write(tmp_path, 2, replayed("1-1", 1), attempt("1-1", 9))
+        write(tmp_path, 3, first)
+        write(tmp_path, 4, second)
+        assert answer(tmp_path, without=[2]) == second
+        assert answer(tmp_path, without={2, 4}) == first
+        assert answer(tmp_path, without=(2, 3, 4)) is None
+
     def test_of_sessions_that_ran_at_the_same_time_the_clock_decides(self, tmp_path: Path) -> None:
         late = attempt("1-1", 9)
         write(tmp_path, 1, recording("1-1"), attempt("1-1", 1), late)
@@ -121,7 +141,7 @@ def _lines(draw: st.DrawFn) -> Record | bytes:
         # Few moments, so that there are the same ones, and none in order: the clock is set back all the time.
         draw(st.sampled_from([0, 1, 1, 2, 3, 4.000001])),
         draw(st.sampled_from([None, 200, 200, 500])),
-        draw(st.sampled_from(["forward", "replay", "replay"])),
+        draw(st.sampled_from(["forward", "replay", "replay", "replay", "against"])),
         draw(st.binary(max_size=2)),
     )
     line = to_line(made)
@@ -232,6 +252,20 @@ class TestWhileTheFilesChange:
             write(tmp_path, 3, attempt("1-2", later, body=b"since"), attempt("1-1", later))
             prune(tmp_path / "journal", keep=1)
             assert answers.to(recording("1-1")) is None
+            assert answers.to(recording("1-2")) == first
+
+    @pytest.mark.parametrize("spoiled", [False, True])
+    def test_nor_is_what_a_later_session_wrote_with_a_clock_that_was_set_back(
+        self, tmp_path: Path, spoiled: bool
+    ) -> None:
+        first = attempt("1-2", 5, body=b"before")
+        after = [to_line(attempt("1-2", 6)).replace(b'"headers":[]', b'"headers":[')] if spoiled else []
+        write(tmp_path, 1, recording("1-1", NOW - timedelta(9)), attempt("1-1"), recording("1-2"), first, *after)
+        with Journal.open(tmp_path).recorded_answers() as answers:
+            write(tmp_path, 2, attempt("1-2", 7), attempt("1-1", 7))
+            if not spoiled:
+                prune(tmp_path / "journal", keep=1)
+                assert answers.to(recording("1-1")) is None
             assert answers.to(recording("1-2")) == first
 
     @pytest.mark.parametrize("what", ["the same size", "the same number"])

@@ -1,12 +1,12 @@
 """The JUnit file: what a parser of CI systems and the standard library's read in it."""
 
+import gzip
 import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import junitparser
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from b24tunnel.difference import Difference
@@ -33,13 +33,15 @@ def result(
     problems: tuple[str, ...] = (),
     differences: tuple[Difference, ...] = (),
     code: str | None = "ONCRMDEALADD",
+    sent: bytes = b"event=x",
+    original: Recording | None = None,
     **answer: Any,
 ) -> Result:
-    recording = Recording("12-345", NOW, "POST", "/b24/x", (), b"event=x", code=code)
+    recording = Recording("12-345", NOW, "POST", "/b24/x", (), sent, code=code)
     if "error" not in answer:
         answer = {"status": 200, **answer}
     attempt = Attempt("12-345", "replay", "http://h/", NOW, answer.pop("duration_ms", 12.3456), **answer)
-    return Result(number, recording, attempt, problems, differences)
+    return Result(number, recording, attempt, problems, differences, original=original)
 
 
 PASSED = result()
@@ -51,13 +53,12 @@ def written(
     path: Path,
     *results: Result,
     name: str = "replay to http://h/",
-    interrupted: bool = False,
-    text: Callable[[str], str] = str,
+    unsent: bool = False,
 ) -> Any:
     with JUnitFile(path) as junit:
         for one in results:
-            junit.add(one, text)
-        junit.close(name, 1.5, interrupted)
+            junit.add(one)
+        junit.close(name, 1.5, unsent)
     return ElementTree.parse(path).getroot()
 
 
@@ -95,7 +96,7 @@ def test_a_parser_of_ci_systems_reads_the_sums_and_each_case(path: Path) -> None
 
 
 def test_the_sums_that_are_written_are_those_that_a_parser_counts(path: Path) -> None:
-    written(path, PASSED, FAILED, UNREACHED, FAILED, interrupted=True)
+    written(path, PASSED, FAILED, UNREACHED, FAILED, unsent=True)
     read = junitparser.JUnitXml.fromfile(str(path))
     before = (read.tests, read.failures, read.errors, read.skipped)
     read.update_statistics()
@@ -130,12 +131,12 @@ def test_many_differences_are_counted_and_not_all_listed(path: Path) -> None:
     assert len(failure.get("message")) <= 500
 
 
-def test_an_interrupted_run_says_so_in_a_skipped_case(path: Path) -> None:
-    written(path, PASSED, interrupted=True)
+def test_a_run_that_sent_not_everything_says_so_in_a_skipped_case(path: Path) -> None:
+    written(path, PASSED, unsent=True)
     [suite] = junitparser.JUnitXml.fromfile(str(path))
     _, rest = suite
     assert rest.is_skipped
-    assert "interrupted" in rest.result[0].message
+    assert "not sent" in rest.result[0].message
     assert (suite.tests, suite.skipped) == (2, 1)
 
 
@@ -185,6 +186,7 @@ def test_any_answer_comes_back_with_what_xml_cannot_hold_shown(
     tmp_path_factory: pytest.TempPathFactory, body: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.xml"
+    assume(not body.startswith(b"\x1f\x8b"))  # gzip
     failure = only_case(written(path, result(problems=("wrong",), body=body)))[0]
     answer = f"\nanswer:\n{body.decode('utf-8', 'surrogateescape')}" if body else ""
     assert failure.text == expected(f"wrong\nstatus: 200{answer}")
@@ -204,28 +206,107 @@ def test_a_long_answer_is_cut_at_2000_characters(path: Path) -> None:
     assert whole.text.count("x") == 2000
 
 
+def form_with(token: str) -> bytes:
+    return f"event=x&auth[access_token]={token}".encode()
+
+
 def test_no_secret_is_in_the_file_not_even_half_of_one(path: Path) -> None:
-    masker = Masker({TOKEN})
     long_answer = b"." * 1990 + TOKEN.encode() + b"." * 100
+    half = b"." * 90 + TOKEN[:-3].encode()
+    sent = form_with(TOKEN)
     written(
         path,
-        result(1, (f"answered {TOKEN}",), (Difference(f"body {TOKEN}", TOKEN, TOKEN),), body=long_answer),
-        result(2, (f"no {TOKEN}",), error=f"cannot connect: {TOKEN}"),
-        result(3, (), error=f"cannot connect: {TOKEN}"),
-        result(4, ("y" * 480 + TOKEN,), body=TOKEN.encode()),
-        text=masker.text,
+        result(
+            1,
+            (f"answered {TOKEN}",),
+            (Difference(f"body {TOKEN}", TOKEN, TOKEN),),
+            sent=sent,
+            body=long_answer,
+        ),
+        result(2, (f"no {TOKEN}",), error=f"cannot connect: {TOKEN}", sent=sent),
+        result(3, (), error=f"cannot connect: {TOKEN}", sent=sent),
+        result(4, ("y" * 480 + TOKEN,), body=TOKEN.encode(), sent=sent),
+        result(5, ("wrong",), body=half, truncated=True, sent=sent),
     )
     content = path.read_text()
     assert TOKEN[:6] not in content
     assert MASK in content
 
 
-def test_what_passed_needs_no_masking(path: Path) -> None:
-    def refuse(text: str) -> str:
-        raise AssertionError(text)
-
-    written(path, result(body=TOKEN.encode()), text=refuse)
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("header Set-Cookie", f"sid={TOKEN}; Path=/"),
+        ("header X-Api-Key", TOKEN),
+        ("body $.auth.key", f'"{TOKEN}"'),
+        ("body $", f'{{"access_token": "{TOKEN}"}}'),
+    ],
+)
+def test_what_is_secret_in_an_answer_by_the_name_of_its_place_is_not_in_the_file(
+    path: Path, where: str, value: str
+) -> None:
+    """Nothing of it is known from the recording."""
+    other = value.replace(TOKEN, TOKEN[::-1])
+    failure = only_case(written(path, result(differences=(Difference(where, value, other),))))[0]
+    assert TOKEN not in failure.text
+    assert TOKEN[::-1] not in failure.text
+    assert f"{where}:\n  - " in failure.text
+    assert "[masked, another]" in failure.text
+    written(path, result(differences=(Difference(where, None, value), Difference(where, value, None))))
     assert TOKEN not in path.read_text()
+
+
+def test_a_secret_that_was_recorded_is_not_in_the_file_where_another_was_sent(path: Path) -> None:
+    other = TOKEN[::-1]
+    wrong = result(
+        problems=(f"the body is not {TOKEN}",),
+        differences=(Difference("body $.echo", f'"{TOKEN}"', f'"{other}"'),),
+        sent=form_with(other),
+        original=Recording("12-345", NOW, "POST", "/b24/x", (), form_with(TOKEN), code="X"),
+        body=f"{TOKEN} {other}".encode(),
+    )
+    failure = only_case(written(path, wrong))[0]
+    content = path.read_text()
+    assert TOKEN not in content
+    assert other not in content
+    assert 'body $.echo:\n  - "[masked]"\n  + "[masked, another]"' in failure.text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP, identity"])
+def test_a_compressed_answer_is_shown_as_what_it_says(path: Path, encoding: str) -> None:
+    body = gzip.compress(b'{"error": "no deal", "token": "short"}')
+    wrong = result(problems=("wrong",), headers=(("Content-Encoding", encoding),), body=body)
+    failure = only_case(written(path, wrong))[0]
+    assert failure.text.endswith('answer:\n{"error": "no deal", "token": "[masked]"}')
+
+
+@pytest.mark.parametrize(
+    ("headers", "begins", "why"),
+    [((("Content-Encoding", "br"),), b"\x0b", "it is compressed (br)"), ((), b"\x1f\x8b", "compressed")],
+)
+def test_an_answer_that_stays_compressed_is_not_shown(
+    path: Path, headers: tuple[tuple[str, str], ...], begins: bytes, why: str
+) -> None:
+    """Its bytes say nothing to anybody, and may have half a secret in them."""
+    body = begins + form_with(TOKEN)
+    failure = only_case(written(path, result(problems=("wrong",), headers=headers, body=body)))[0]
+    assert failure.text.endswith(f"answer:\n({len(body)} bytes, {why})")
+
+
+def test_a_masker_is_made_once_for_what_is_wrong_and_never_for_what_passed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Recording, ...]] = []
+    of = Masker.of
+
+    def counted(*recordings: Recording) -> Masker:
+        made.append(recordings)
+        return of(*recordings)
+
+    monkeypatch.setattr(Masker, "of", counted)
+    wrong = result(2, ("a", "b"), tuple(Difference(f"body $.{n}", "1", "2") for n in range(50)), body=b"answer")
+    written(path, PASSED, wrong, PASSED)
+    assert made == [(wrong.recording,)]
 
 
 def test_an_answer_that_never_came_is_an_error_even_with_nothing_said_of_it(path: Path) -> None:
@@ -240,7 +321,7 @@ def test_an_answer_that_never_came_is_an_error_even_with_nothing_said_of_it(path
 def test_the_old_file_stays_until_the_new_one_is_whole(path: Path) -> None:
     path.write_text("old")
     with JUnitFile(path) as junit:
-        junit.add(PASSED, str)
+        junit.add(PASSED)
         assert path.read_text() == "old"
         junit.close("replay", 1, False)
         assert "testcase" in path.read_text()
@@ -249,14 +330,14 @@ def test_the_old_file_stays_until_the_new_one_is_whole(path: Path) -> None:
 
 def test_left_without_close_nothing_is_left_behind(path: Path) -> None:
     with JUnitFile(path) as junit:
-        junit.add(PASSED, str)
+        junit.add(PASSED)
     assert list(path.parent.iterdir()) == []
 
 
 def test_test_cases_are_on_disk_and_not_in_memory(path: Path) -> None:
     with JUnitFile(path) as junit:
         for _ in range(2_000):
-            junit.add(FAILED, str)
+            junit.add(FAILED)
         [beside] = path.parent.iterdir()
         assert beside.stat().st_size > 400_000
         assert beside.suffix == ".tmp"
@@ -320,7 +401,7 @@ def test_a_directory_that_is_gone_at_the_end_is_said_in_one_sentence(tmp_path: P
     directory = tmp_path / "gone"
     directory.mkdir()
     with JUnitFile(directory / "junit.xml") as junit:
-        junit.add(PASSED, str)
+        junit.add(PASSED)
         shutil.rmtree(directory)
         with pytest.raises(OutsideFailure, match="cannot be written"):
             junit.close("replay", 1, False)
@@ -340,7 +421,7 @@ said = []
 with JUnitFile(path) as junit:
     try:
         for _ in range({count}):
-            junit.add(test_junit.FAILED, str)
+            junit.add(test_junit.FAILED)
     except OutsideFailure as error:
         said.append("add " + str(error))
     if {room_later}:

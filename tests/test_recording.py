@@ -25,6 +25,7 @@ from b24tunnel.recording import (
     parse_id,
     to_line,
 )
+from b24tunnel.through import Through
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, 123456, tzinfo=UTC)
 
@@ -83,7 +84,7 @@ recordings = st.builds(
 attempts = st.builds(
     Attempt,
     recording=st.just("12-345"),
-    cause=st.sampled_from(["forward", "replay"]),
+    cause=st.sampled_from(["forward", "replay", "against"]),
     target=wire_text,
     started_at=moments,
     duration_ms=st.integers(0, 10**9).map(lambda microseconds: microseconds / 1000),
@@ -122,6 +123,8 @@ class TestThereAndBack:
             SessionStart(7, NOW, "http://127.0.0.1:8000/", "listen"),
             SessionStart(7, NOW, None, "replay"),
             SessionStart(7, NOW, None, "replay", arguments=("replay", "", "\udcff", "ю\n"), resumes=6),
+            SessionStart(7, NOW, None, "replay", through=Through(NOW, 0)),
+            SessionStart(7, NOW, None, "replay", resumes=6, through=Through(NOW, 5, {2: 0, 5: 10**12 - 1})),
             SessionEnd(3, NOW),
         ],
     )
@@ -212,6 +215,9 @@ class TestTheLine:
         assert json.loads(to_line(start)) == plain
         started = replace(start, arguments=("replay", "last"), resumes=6)
         assert json.loads(to_line(started)) == {**plain, "arguments": ["replay", "last"], "resumes": 6}
+        started = replace(start, through=Through(NOW, 6, {3: 8, 6: 0}))
+        through = {"at": plain["started_at"], "session": 6, "numbers": {"3": 8, "6": 0}}
+        assert json.loads(to_line(started)) == {**plain, "through": through}
 
     def test_a_time_of_another_zone_is_written_as_utc(self) -> None:
         moscow = NOW.astimezone(timezone(timedelta(hours=3)))
@@ -227,7 +233,7 @@ _KEYS = [
     *("v", "kind", "id", "received_at", "code", "request", "remote", "source", "verdict", "portal", "name"),
     *("recording", "cause", "target", "started_at", "duration_ms", "status", "headers", "body", "body_base64"),
     *("truncated", "error", "session", "purpose", "forward", "pending", "ended_at", "method", "http_version"),
-    *("arguments", "resumes"),
+    *("arguments", "resumes", "through", "at", "numbers"),
 ]
 json_values = st.recursive(
     st.none()
@@ -245,7 +251,7 @@ _GOOD: list[dict[str, Any]] = [
     for record in (
         a_recording(),
         an_attempt(),
-        SessionStart(7, NOW, arguments=("a",), resumes=6),
+        SessionStart(7, NOW, arguments=("a",), resumes=6, through=Through(NOW, 6, {6: 1})),
         SessionEnd(0, NOW),
     )
 ]
@@ -356,12 +362,30 @@ class TestRefusals:
             {"resumes": -1},
             {"resumes": 10**9},
             {"resumes": "6"},
+            {"through": 5},
+            {"through": []},
+            {"through": {}},
+            {"through": {"at": "soon", "session": 1, "numbers": {}}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": -1, "numbers": {}}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": True, "numbers": {}}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": 1, "numbers": [1]}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": 1, "numbers": {"x": 1}}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": 1, "numbers": {"1": "1"}}},
+            {"through": {"at": "2026-11-25T14:15:03Z", "session": 1, "numbers": {"1": 10**12}}},
         ],
-        ids=lambda changes: repr(changes)[:30],
+        ids=lambda changes: repr(changes)[:100],
     )
     def test_a_session_that_resumes_nonsense_is_refused(self, changes: dict[str, Any]) -> None:
         with pytest.raises(UnreadableRecord, match="session's start"):
             from_line(line_of({**json.loads(to_line(SessionStart(7, NOW))), **changes}))
+
+
+def test_a_cause_that_is_not_known_yet_is_read_and_hands_nothing_over() -> None:
+    causes: dict[Any, bool] = {"forward": True, "replay": True, "against": False, "dream": False}
+    for cause, hands_over in causes.items():
+        read = from_line(to_line(replace(an_attempt(), cause=cause)))
+        assert isinstance(read, Attempt)
+        assert (read.cause, read.hands_over) == (cause, hands_over)
 
 
 class TestIds:

@@ -190,6 +190,20 @@ class TestByValue:
     def test_a_short_value_is_not_hunted_in_other_text(self) -> None:
         assert Masker(["12"]).text("2012") == "2012"
 
+    def test_megabytes_under_a_secrets_name_are_masked_by_name_only_and_keep_no_token_from_being_masked(
+        self,
+    ) -> None:
+        long = "0123456789" * 300_000
+        body = f"key={long}&access_token=abcdef123".encode()
+        masker = Masker.of(recording(body))
+        assert masker.body(body) == f"key={MASK}&access_token={MASK}"
+        assert masker.text(f"abcdef123 {long}") == f"{MASK} {long}"
+
+    def test_a_token_of_a_hundred_thousand_characters_is_still_looked_for(self) -> None:
+        token = "0123456789" * 10_000
+        assert Masker([token]).text(f"got {token}") == f"got {MASK}"
+        assert Masker([token, "abcdef"]).text(f"abcdef {token}") == f"{MASK} {token}"
+
     def test_without_secrets_text_stays(self) -> None:
         assert Masker([]).text("anything [masked] at all") == "anything [masked] at all"
 
@@ -270,6 +284,42 @@ class TestWhatIsNoForm:
         shown = Masker.of(recording(body)).body(body)
         assert "354" not in shown
         assert shown == body.decode().replace("354", MASK)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '{"auth": {"access_token": "%s"}}',
+            '\ufeff\r\n [{"auth": {"token": {"deeper": ["%s"]}}}]',
+            '{"auth": {"key": "%s"}, "auth": {}}',
+            '{"key": "%s", "key": ""}',
+            '--b\r\nContent-Disposition: form-data; name="auth[key]"\r\nX: y\r\n\r\n%s\r\n--b--\r\n',
+            '--b\nContent-Disposition: form-data; name="KEY"\n\n%s\n--b--\n',
+        ],
+    )
+    def test_a_secret_of_a_delivery_that_is_no_form_is_masked_wherever_it_turns_up(self, body: str) -> None:
+        masker = Masker.of(recording((body % SHOWN).encode()))
+        assert masker.text(f"got {SHOWN}!") == f"got {MASK}!"
+        assert SHOWN not in masker.body((body % SHOWN).encode())
+
+    def test_a_secret_number_of_json_is_masked_wherever_it_turns_up(self) -> None:
+        assert Masker.of(recording(b'{"password": 12345678}')).text("got 12345678") == f"got {MASK}"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"ID": "%s"}',
+            b'["%s"]',
+            b'--b\r\nContent-Disposition: form-data; name="ID"\r\n\r\n%s\r\n--b--\r\n',
+            b'{"key": "%s"',
+            b'\xff{"key": "%s"}',
+            b"--",
+            b"[" * 100_000,
+            b'{"key": ' + b"[" * 100_000,
+        ],
+    )
+    def test_what_has_no_secret_or_cannot_be_read_makes_none(self, body: bytes) -> None:
+        masker = Masker.of(recording(body.replace(b"%s", SHOWN.encode())))
+        assert masker.text(f"got {SHOWN}") == f"got {SHOWN}"
 
     def test_an_address_is_shown_without_its_user_and_its_keys(self) -> None:
         assert shown_url(f"http://me:{SHOWN}@h:8000/p?api_key={SHOWN}&a=1") == (

@@ -21,7 +21,7 @@ from b24tunnel.formats.fixture import FixtureUnreadable
 from b24tunnel.journal import Journal, files
 from b24tunnel.recording import Attempt, Recording, SessionStart, to_line
 from b24tunnel.replaying import Report, Result, areplay, replay
-from b24tunnel.selecting import matches_code, select, select_one
+from b24tunnel.selecting import select, select_one
 
 DEADLINE = 20.0
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
@@ -211,11 +211,6 @@ class TestSelectors:
     def test_a_code_in_capitals_is_never_a_fixture_of_that_name(self, chosen: Any, tmp_path: Path) -> None:
         (tmp_path / "oncrmdealadd.json").write_text("{}")
         assert all(one.session for one in select(Journal.open(tmp_path), ["ONCRMDEALADD"], tmp_path))
-
-    def test_a_recording_that_is_no_event_matches_no_code(self) -> None:
-        assert not matches_code(recording("1-1", None), "ON*")
-        assert matches_code(recording("1-1", "OnX"), "oNx")
-        assert not matches_code(recording("1-1", "ONX"), "ON")
 
 
 class TestSending:

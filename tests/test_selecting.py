@@ -1,9 +1,11 @@
 """What users select: what their selectors name, narrowed, as if all was looked at."""
 
+import fnmatch
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,8 @@ from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import Journal, JournalWriter, files, scan
 from b24tunnel.journal.attempts import in_order
 from b24tunnel.recording import Attempt, Record, Recording, from_line, to_line
-from b24tunnel.selecting import Narrowing, Selection, histories, matches_code, select
+from b24tunnel.selecting import Narrowing, Selection, histories, select
+from b24tunnel.through import Through
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
 HANDLER = "http://127.0.0.1:8000/"
@@ -205,11 +208,9 @@ class TestSelection:
         [
             ({"since": NOW + timedelta(seconds=20)}, ["1-2", "2-1", "2-2", "saved", "left out"]),
             ({"until": NOW + timedelta(seconds=20)}, ["1-1"]),
-            ({"received_before": NOW + timedelta(seconds=20)}, ["1-1"]),
-            (
-                {"until": NOW + timedelta(seconds=50), "received_before": NOW + timedelta(seconds=40)},
-                ["1-1", "1-2", "left out"],
-            ),
+            ({"through": Through(NOW, 1)}, ["1-1", "1-2", "saved", "left out"]),
+            ({"through": Through(NOW, 2, {1: 1, 2: 0})}, ["1-1", "saved"]),
+            ({"through": Through(NOW, 2, {2: 1}), "since": NOW + timedelta(seconds=35)}, ["2-1", "saved"]),
             ({"portal": "mine"}, ["1-1"]),
             ({"failed": True}, ["1-2"]),
             ({"not_forwarded": True}, ["2-1", "2-2", "saved", "left out"]),
@@ -245,7 +246,13 @@ class TestSelection:
             (("ON*", "a b\x07"), {}, r"'a b\\x07' selects no recording"),
             ((), {"where": [where("code") == 1], "since": NOW, "portal": "x"}, "--since .*, --where and --portal"),
             ((), {"since": datetime.max.replace(tzinfo=UTC) - timedelta(days=400)}, "--since 9998-"),
-            (("1",), {"received_before": NOW}, "Nothing of it had been recorded then"),
+            (("2",), {"through": Through(NOW, 1)}, "Of 2 nothing is left that had been recorded when the run"),
+            (("2-2",), {"through": Through(NOW, 2, {2: 1})}, "Of 2-2 nothing is left that had been recorded when"),
+            (("last:2",), {"through": Through(NOW, 0)}, "Of last:2 nothing is left that had been recorded when"),
+            (("7",), {"through": Through(NOW, 1)}, "'7' selects no recording"),
+            ((), {"through": Through(NOW, 0)}, "Of the journal nothing is left that had been recorded when"),
+            ((), {"through": Through(NOW, 0), "portal": "x"}, "--portal 'x' leaves no recording"),
+            (("1-3",), {"through": Through(NOW, 1), "portal": "x"}, "--portal 'x' leaves no recording"),
             (("1",), {"where": [where("verdict") == "mismatched"]}, "The one recording that is left was refused"),
             (("ONC",), {"failed": True}, "'ONC' selects no recording"),
         ],
@@ -267,7 +274,7 @@ class TestSelection:
         with pytest.raises(WrongUsage, match="'1-9' selects no recording"):
             iter(Selection(Journal.open(tmp_path), ["ONA", "1-9"], tmp_path, Narrowing(portal="mine")))
 
-    @pytest.mark.parametrize("name", ["since", "until", "received_before", "attempts_before"])
+    @pytest.mark.parametrize("name", ["since", "until", "attempts_before"])
     def test_a_time_without_a_zone_is_refused(self, name: str) -> None:
         with pytest.raises(WrongUsage, match=f"{name} has no time zone"):
             Narrowing(**{name: datetime(2026, 11, 25)})  # type: ignore[arg-type]
@@ -345,6 +352,39 @@ class TestSelection:
             await busy.close()
             await idle.close()
 
+    @pytest.mark.parametrize(
+        ("selectors", "expected"),
+        [
+            (("last:2",), ["3-1", "4-1"]),
+            (("last:200",), ["1-1", "1-2", "2-1", "2-2", "3-1", "4-1", "left out"]),
+            (("3",), ["3-1"]),
+            (("ONLIVE", "4-1"), ["3-1", "4-1", "4-1"]),
+            ((), ["1-1", "1-2", "2-1", "2-2", "3-1", "4-1", "left out"]),
+        ],
+    )
+    async def test_what_there_was_is_selected_again_whatever_the_clock_says(
+        self, tmp_path: Path, selected: Callable[..., list[str]], selectors: tuple[str, ...], expected: list[str]
+    ) -> None:
+        early, late = NOW - timedelta(days=9), NOW + timedelta(days=9000)
+        ended, busy = JournalWriter(tmp_path), JournalWriter(tmp_path, segment_bytes=300)
+
+        async def record(writer: JournalWriter, at: datetime) -> None:
+            await writer.append(replace(recording(writer.next_id(), "ONLIVE"), received_at=at))
+
+        await record(ended, late)
+        await ended.close()
+        await record(busy, late)
+        through = Journal.open(tmp_path).through()
+        for _ in range(3):
+            await record(busy, early)
+        later = JournalWriter(tmp_path)
+        await record(later, early)
+        assert selected(*selectors, through=through) == expected
+        for writer in (busy, later):
+            await writer.close()
+        assert selected(*selectors, through=through) == expected
+        assert selected("last:5") == ["4-1", "4-2", "4-3", "4-4", "5-1"]
+
     @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells which files are open")
     def test_very_many_ids_leave_no_files_open(self, tmp_path: Path) -> None:
         chosen = iter(Selection(Journal.open(tmp_path), ["2-1", "last"] * 30, tmp_path))
@@ -359,11 +399,11 @@ class TestSelection:
         before = NOW.timestamp() + 35
         os.utime(files.segment_path(tmp_path / "journal", 1, 1), (before, before))
 
-        def not_the_oldest(read: Callable[..., Iterator[bytes]], path: Path, without: bytes) -> Iterator[bytes]:
-            assert "000001" not in path.name
-            return read(path, without)
+        def not_the_oldest(read: Callable[..., Iterator[bytes]], file: Any, without: Any) -> Iterator[bytes]:
+            assert "000001" not in file.name.name
+            return read(file, without)
 
-        for name in ("lines_of", "lines_from_end"):
+        for name in ("lines_in", "lines_in_from_end"):
             monkeypatch.setattr(files, name, partial(not_the_oldest, getattr(files, name)))
         journal, narrowing = Journal.open(tmp_path), Narrowing(since=NOW + timedelta(seconds=40))
         if way == "selected":
@@ -414,7 +454,7 @@ def test_it_is_what_looking_at_everything_gives(
     def selected(one: Recording, selector: str) -> bool:
         if selector.startswith("last"):
             return one in everything[: int(selector.partition(":")[2] or 1)]
-        return selector in (one.id, str(one.session)) or matches_code(one, selector)
+        return selector in (one.id, str(one.session)) or fnmatch.fnmatchcase(one.code or "", selector)
 
     def attempts(one: Recording) -> list[Attempt]:
         mine = [[a for a in own if isinstance(a, Attempt) and a.recording == one.id] for own in sessions]
@@ -458,7 +498,7 @@ def _attempts(draw: Any) -> list[list[Attempt]]:
     def one() -> Attempt:
         status, error = draw(_ANSWERS)
         target = draw(st.sampled_from([HANDLER, "http://127.0.0.1:8000/?a=b", _OTHER, f"{_OTHER}&a=b"]))
-        cause = draw(st.sampled_from(["forward", "replay"]))
+        cause = draw(st.sampled_from(["forward", "replay", "forward", "replay", "against", "dream"]))
         return Attempt(draw(_IDS), cause, target, NOW + timedelta(seconds=draw(_TIMES)), 1.0, status, error=error)
 
     return [[one() for _ in range(draw(st.integers(0, 6)))] for _ in range(4)]
@@ -471,6 +511,7 @@ def _attempts(draw: Any) -> list[list[Attempt]]:
     st.booleans(),
     st.sampled_from([None, None, HANDLER, "http://127.0.0.1:8000", "http://127.0.0.1:9000/other", "http://no/"]),
     st.one_of(st.none(), _TIMES),
+    st.sets(st.sampled_from([2, 3, 4]), max_size=2),
     st.lists(st.booleans(), min_size=24, max_size=24),
 )
 def test_what_became_of_each_is_what_its_attempts_say(
@@ -479,12 +520,15 @@ def test_what_became_of_each_is_what_its_attempts_say(
     not_forwarded: bool,
     to: str | None,
     before: int | None,
+    without: set[int],
     odd: list[bool],
 ) -> None:
     end = None if before is None else NOW + timedelta(seconds=before)
     handler = None if to is None else {"http://127.0.0.1:8000": HANDLER}.get(to, to)
 
     def counts(one: Attempt) -> bool:
+        if one.cause not in ("forward", "replay"):
+            return False
         if handler is not None and one.target.partition("?")[0] != handler:
             return False
         return end is None or one.started_at < end
@@ -499,15 +543,18 @@ def test_what_became_of_each_is_what_its_attempts_say(
         journal = Journal.open(directory)
         expected = []
         for one in everything:
-            tries = in_order([[a for a in own if a.recording == one.id and counts(a)] for own in sessions])
-            if to is None and end is None:
-                assert tries == journal.attempts(one.id)
+            mine = [[a for a in own if a.recording == one.id] for own in sessions]
+            assert journal.attempts(one.id) == in_order(mine)
+            looked_at = [own for session, own in enumerate(mine, 1) if session not in without]
+            tries = in_order([[a for a in own if counts(a)] for own in looked_at])
             if failed and not (tries and not tries[-1].ok):
                 continue
             if not_forwarded and any(a.delivered for a in tries):
                 continue
             expected.append(one)
-        narrowing = Narrowing(failed=failed, not_forwarded=not_forwarded, to=to, attempts_before=end)
+        narrowing = Narrowing(
+            failed=failed, not_forwarded=not_forwarded, to=to, attempts_before=end, attempts_without=without
+        )
         selection = Selection(journal, ["*"], Path(directory), narrowing)
         if expected:
             assert list(selection) == expected

@@ -35,6 +35,7 @@ Lines = list[tuple[str | bytes, bool]]
 Show = Callable[[], None]
 
 _SHOWN_FIELDS = 3
+_HANDLERS_SHOWN = 3
 _LOOKED_THROUGH = 1000
 _STYLES = {"ok": "green", "wrong": "red", "note": "cyan", "trouble": "yellow"}
 # Reading more than this for its text would hold up the event loop.
@@ -113,26 +114,34 @@ def outcome(attempt: Attempt | None) -> str:
 
 
 def outcomes(attempts: Sequence[Attempt]) -> str:
-    """What each handler made of it at its last attempt; which handler it is, where there are several."""
+    """What each handler made of it at its last attempt; which handler it is, where there are several.
+
+    Of many handlers those that were tried last are named.
+    """
     of_handler: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        of_handler.setdefault(attempt.target.partition("?")[0], []).append(attempt)
+        target = attempt.target.partition("?")[0]
+        # The one that was tried last stands last.
+        of_handler[target] = [*of_handler.pop(target, ()), attempt]
     if not of_handler:
         return outcome(None)
     several = len(of_handler) > 1
-    return "; ".join(
+    more = len(of_handler) - _HANDLERS_SHOWN
+    shown = dict(list(of_handler.items())[-_HANDLERS_SHOWN:])
+    return (f"… {counted(more, 'handler')} before; " if more > 0 else "") + "; ".join(
         (f"{_short_target(target)} " if several else "")
         + outcome(tried[-1])
         + (f" (attempt {len(tried)})" if len(tried) > 1 else "")
-        for target, tried in of_handler.items()
+        for target, tried in shown.items()
     )
 
 
 def _short_target(target: str) -> str:
     """A handler's port and path; its whole address where it has no port."""
-    parts = urlsplit(shown_url(target))
-    _, colon, port = parts.netloc.rpartition(":")
-    return f":{port}{parts.path}" if colon and port.isdigit() else f"{parts.netloc}{parts.path}"
+    parts = urlsplit(target)
+    host = parts.netloc.rpartition("@")[2]
+    _, colon, port = host.rpartition(":")
+    return f":{port}{parts.path}" if colon and port.isdigit() else f"{host}{parts.path}"
 
 
 def attempt_json(attempt: Attempt, masker: Masker | None) -> dict[str, Any]:

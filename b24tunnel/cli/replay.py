@@ -136,8 +136,9 @@ def replay_command(context: click.Context, /, **options: Any) -> None:
     Exit code 1 when an answer was not as expected or nothing was sent, 130 when it was interrupted. What a run
     did not deliver goes out with --resume.
     """
+    from b24tunnel.cli.replay_dry_run import dry_run
     from b24tunnel.cli.replay_plan import resumed
-    from b24tunnel.cli.replay_shown import carry_out, dry_run
+    from b24tunnel.cli.replay_shown import carry_out
 
     asked, run = Asked(**options), None
     arguments: tuple[str, ...] = context.meta[_ARGUMENTS]

@@ -73,6 +73,13 @@ class Asked:
         return "before" if self.compare else "the other handler's"
 
     @property
+    def other_in_full(self) -> str:
+        """The same where it is explained."""
+        from b24tunnel.redact import shown_url
+
+        return "was recorded" if self.against is None else f"{shown_url(self.against)} answered"
+
+    @property
     def longest_gap(self) -> float:
         """Seconds that a recorded gap is kept at most."""
         from b24tunnel.replaying.pace import MAX_GAP

@@ -12,7 +12,7 @@ import click
 from b24tunnel.changing import Change
 from b24tunnel.cli.render import what
 from b24tunnel.cli.selecting_options import NAMES, narrowing_of
-from b24tunnel.cli.terminal import open_journal
+from b24tunnel.cli.terminal import counted, duration, open_journal
 from b24tunnel.errors import WrongUsage
 from b24tunnel.journal import Journal
 from b24tunnel.journal.runs import Run
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """A run of no more than so many shows every result; of a longer one only what is wrong."""
+
+# One code that somebody made up does not widen every line.
+_WIDEST_EVENT = 40
 
 
 @dataclass
@@ -53,6 +56,35 @@ class Plan:
             return chosen
         delivered = self.journal.delivered_in(self.run.sessions)
         return (recording for recording in chosen if not delivered.take(recording.id))
+
+    @property
+    def amount(self) -> str:
+        """How many are to be sent, in words."""
+        if self.total is None:
+            return "the recordings"
+        return counted(self.total, "recording" if self.variation.times == 1 else "sending")
+
+    @property
+    def changed_gaps(self) -> str:
+        """What was made of gaps that are not kept as they were."""
+        made = self.planned
+        words = []
+        if made is not None and made.cut:
+            words.append(
+                f"{counted(made.cut, 'longer gap')} cut to {duration(self.asked.longest_gap)} (--max-gap)"
+            )
+        if made is not None and made.back:
+            words.append(f"{counted(made.back, 'time')} the clock goes back, which counts as no gap")
+        return f", {', '.join(words)}" if words else ""
+
+    @property
+    def left_out(self) -> str | None:
+        """What is said of recordings that are left out; None where none are."""
+        count = self.selection.left_out
+        if not count:
+            return None
+        were = "was refused when it" if count == 1 else "were refused when they"
+        return f"{counted(count, 'recording')} {were} came, and left out now: name one by its id to send it."
 
     @property
     def is_short(self) -> bool:
@@ -87,7 +119,7 @@ def planned(asked: Asked, run: Run | None, *, count: bool) -> Plan:
         plan.total = len(first)
         plan.widths = (
             max((len(recording.id) for recording in first), default=0),
-            max((len(what(recording)) for recording in first), default=0),
+            min(_WIDEST_EVENT, max((len(what(recording)) for recording in first), default=0)),
         )
     if plan.pace is not None:
         plan.planned = plan.pace.plan()

@@ -1,4 +1,4 @@
-"""How one `replay` looks: its progress, each result, the sum; and a dry run, in which nothing is sent."""
+"""How one `replay` looks: its progress, each result, the sum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,14 +15,12 @@ import click
 from b24tunnel import allocator
 from b24tunnel.cli.differences import difference_lines, masked
 from b24tunnel.cli.printing import Printer
-from b24tunnel.cli.render import attempt_json, outcome, summary, what
+from b24tunnel.cli.render import attempt_json, outcome, what
 from b24tunnel.cli.replay_plan import Plan, planned
 from b24tunnel.cli.stopping import run_until_stopped
-from b24tunnel.cli.terminal import counted, one_line, print_json, print_table, say_unreadable, visible
-from b24tunnel.difference import Difference
-from b24tunnel.differing import differences_of
+from b24tunnel.cli.terminal import counted, duration, one_line, print_json, say_unreadable, visible
 from b24tunnel.journal.runs import Run
-from b24tunnel.redact import Masker, shown_url
+from b24tunnel.redact import shown_url
 from b24tunnel.replaying import Report, Result, areplay
 from b24tunnel.replaying.junit import JUnitFile
 
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from b24tunnel.cli.replay_asked import Asked
 
 _WRONG_SHOWN = 100
-_ROWS_SHOWN = 1000
 _PROGRESS_SECONDS = 0.1
 _INTERRUPTED = 130
 # A pace that is this much behind at the median is not held.
@@ -122,46 +118,13 @@ def _say_before(plan: Plan) -> None:
     """What a user wants to know before the first is sent: chance's seed, and how long it will take."""
     if plan.variation.needs_seed:
         _note(f"the seed is {plan.variation.seed}: --seed {plan.variation.seed} makes the same again.")
-    if plan.selection.left_out:
-        _note(_left_out(plan.selection.left_out))
+    if plan.left_out is not None:
+        _note(plan.left_out)
     if plan.run is not None:
         left = "" if plan.total is None else f"{counted(plan.total, 'recording')} left of "
         _note(f"going on with the replay of session {plan.run.session}: {left}what it was to send.")
-    if plan.planned is not None and plan.planned.seconds is not None:
-        _note(f"{_amount(plan)} to be sent over {duration(plan.planned.seconds)}{_gaps(plan)}.")
-
-
-def _left_out(count: int) -> str:
-    were = "was refused when it" if count == 1 else "were refused when they"
-    return f"{counted(count, 'recording')} {were} came, and left out now: name one by its id to send it."
-
-
-def _amount(plan: Plan) -> str:
-    return counted(plan.total, "recording") if plan.total is not None else "the recordings"
-
-
-def _gaps(plan: Plan) -> str:
-    """What was made of gaps that are not kept as they were."""
-    made = plan.planned
-    words = []
-    if made is not None and made.cut:
-        words.append(f"{counted(made.cut, 'longer gap')} cut to {duration(plan.asked.longest_gap)} (--max-gap)")
-    if made is not None and made.back:
-        words.append(f"{counted(made.back, 'time')} the clock goes back, which counts as no gap")
-    return f", {', '.join(words)}" if words else ""
-
-
-def duration(seconds: float) -> str:
-    """``850 ms``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+    if plan.planned is not None and plan.planned.seconds is not None and plan.total:
+        _note(f"{plan.amount} to be sent over {duration(plan.planned.seconds)}{plan.changed_gaps}.")
 
 
 class _Shown:
@@ -290,6 +253,10 @@ def _print_sum(plan: Plan, report: Report) -> None:
         late = report.late.percentile(50)
         behind = " Your handler did not keep up with the pace." if late > _BEHIND_MS else ""
         click.echo(f"Sent {late:.0f} ms late (median), {report.late.highest:.0f} ms at most.{behind}")
+    if report.differing:
+        click.echo(
+            f"- is what {plan.asked.other_in_full}, + is what {shown_url(plan.asked.handler)} answered now."
+        )
     if report.interrupted or report.stopped:
         click.echo("Interrupted." if report.interrupted else "Stopped at the first that failed (--on-error stop).")
     if report.unsent or report.undelivered:
@@ -326,93 +293,3 @@ def result_json(result: Result) -> dict[str, Any]:
         "differences": [masked(difference, masker)._asdict() for difference in result.differences],
         "late_ms": round(result.late_ms, 3),
     }
-
-
-def dry_run(asked: Asked, run: Run | None) -> None:
-    """Print what would be sent where, changed how, when, and how long that would take."""
-    plan = planned(asked, run, count=True)
-    moments = plan.pace.plan() if plan.pace is not None else None
-    rows: list[tuple[str, ...]] = []
-    for recording in plan.to_be_sent() if asked.as_json else islice(plan.to_be_sent(), _ROWS_SHOWN):
-        changed = recording
-        for change in plan.changes:
-            changed = change(changed)
-        at = None
-        if moments is not None:
-            moments.add(recording.received_at)
-            at = moments.seconds
-        differences = differences_of(recording, changed) if plan.changes else ()
-        masker = Masker.of(recording)
-        if asked.as_json:
-            print_json(
-                {
-                    "recording": recording.id,
-                    "code": recording.code,
-                    "to": shown_url(asked.handler),
-                    "at_seconds": None if at is None else round(at, 3),
-                    "bytes": len(changed.body),
-                    "changes": [masked(difference, masker)._asdict() for difference in differences],
-                }
-            )
-        else:
-            when = "" if at is None else f"+{duration(at)}"
-            made = ", ".join(_change(masked(one, masker)) for one in differences)
-            rows.append((recording.id, what(changed), summary(changed), when, made))
-    if not asked.as_json:
-        columns = ("ID", "EVENT", "DATA", "AT", "CHANGED")
-        shown = [place for place in range(5) if place < 3 or any(row[place] for row in rows)]
-        print_table(
-            [columns[place] for place in shown],
-            [[row[place] for place in shown] for row in rows],
-            shrink=("DATA", "CHANGED"),
-        )
-        if plan.total is not None and plan.total > len(rows):
-            click.echo(f"… and {plan.total - len(rows):,} more.")
-    say_unreadable(plan.journal)
-    _say_dry_sum(plan)
-
-
-def _change(made: Difference) -> str:
-    return f"without {made.where}" if made.after is None else f"{made.where}={made.after}"
-
-
-def _say_dry_sum(plan: Plan) -> None:
-    asked = plan.asked
-    seconds = plan.planned.seconds if plan.planned is not None else _by_recorded_answers(plan)
-    if asked.as_json:
-        print_json(
-            {
-                "total": {
-                    "recordings": plan.total,
-                    "to": shown_url(asked.handler),
-                    "seconds": None if seconds is None else round(seconds, 3),
-                    "seed": plan.variation.seed,
-                }
-            }
-        )
-        return
-    where = shown_url(asked.handler) + (f" and to {shown_url(asked.against)}" if asked.against else "")
-    if seconds is None:
-        how_long = "for as long as your handler takes"
-    elif plan.planned is not None:
-        how_long = f"over {duration(seconds)}{_gaps(plan)}"
-    else:
-        how_long = f"in about {duration(seconds)}, as quickly as it was answered before"
-    click.echo(f"Nothing was sent. {_amount(plan)} would go to {where}, {how_long}.")
-    if plan.variation.needs_seed:
-        click.echo(f"Give --seed {plan.variation.seed} to have exactly these sent in this order.")
-    if plan.selection.left_out:
-        click.echo(_left_out(plan.selection.left_out))
-
-
-def _by_recorded_answers(plan: Plan) -> float | None:
-    """How many seconds it takes where the handler is as quick as it was; None where it has not answered yet."""
-    with plan.journal.recorded_answers() as answers:
-        took = [
-            answer.duration_ms
-            for recording in islice(plan.to_be_sent(), _ROWS_SHOWN)
-            if (answer := answers.to(recording)) is not None
-        ]
-    if not took or plan.total is None:
-        return None
-    return sum(took) / len(took) / 1000 * plan.total / (plan.asked.concurrency or 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from b24tunnel.narrowing import Narrowing
+    from b24tunnel.through import Through
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -57,22 +58,30 @@ def narrowing_of(
     failed: bool = False,
     not_forwarded: bool = False,
     to: str | None = None,
-    received_before: datetime | None = None,
+    now: datetime | None = None,
+    through: Through | None = None,
     attempts_before: datetime | None = None,
+    attempts_without: Collection[int] = (),
+    received_before: datetime | None = None,
 ) -> Narrowing:
-    """What the options' values say; what else `Narrowing` takes goes through. Raises `WrongUsage`."""
+    """What the options' values say; what else `Narrowing` takes goes through. Raises `WrongUsage`.
+
+    ``now`` (aware) is what ages and times of day are relative to, where it is not the present.
+    """
     from b24tunnel.conditions import Condition
     from b24tunnel.moments import parse_moment
     from b24tunnel.narrowing import Narrowing
 
     return Narrowing(
-        where=tuple(map(Condition.parse, where)),
-        since=None if since is None else parse_moment(since),
-        until=None if until is None else parse_moment(until),
+        where=tuple(Condition.parse(text, now) for text in where),
+        since=None if since is None else parse_moment(since, now),
+        until=None if until is None else parse_moment(until, now),
         portal=portal,
         failed=failed,
         not_forwarded=not_forwarded,
         to=to,
-        received_before=received_before,
+        through=through,
         attempts_before=attempts_before,
+        attempts_without=attempts_without,
+        received_before=received_before,
     )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Wide enough that nothing is cut where the output is no terminal.
 _UNCUT = 100_000
+# Columns of a terminal between two columns of a table, and what a column of it is cut to at most.
+_GAP = 2
+_NARROWEST = 8
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -107,14 +110,30 @@ def print_table(
         console = Console(highlight=False, width=_UNCUT)
     table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [[visible(one_line(cell)) for cell in row] for row in rows]
-    for place, column in enumerate(columns):
-        widest = max((cell_len(row[place]) for row in shown), default=0)
-        least = None if column in shrink else max(widest, len(column))
+    widths = {
+        column: max([len(column), *(cell_len(row[place]) for row in shown)])
+        for place, column in enumerate(columns)
+    }
+    room = console.width - _GAP * (len(columns) - 1) - sum(widths[c] for c in columns if c not in shrink)
+    widths |= _shared(room, {column: widths[column] for column in shrink if column in widths})
+    # Rather a line that the terminal breaks than one without its first columns.
+    console.width = max(console.width, sum(widths.values()) + _GAP * (len(columns) - 1))
+    for column in columns:
         folds = fold and column in shrink
-        table.add_column(column, overflow="fold" if folds else "ellipsis", no_wrap=not folds, min_width=least)
+        overflow: Literal["fold", "ellipsis"] = "fold" if folds else "ellipsis"
+        table.add_column(column, overflow=overflow, no_wrap=not folds, width=widths[column])
     for row in shown:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _shared(room: int, wanted: dict[str, int]) -> dict[str, int]:
+    """The room divided among columns: what one does not need is the others'; none has less than a few letters."""
+    given: dict[str, int] = {}
+    for number, (column, width) in enumerate(sorted(wanted.items(), key=lambda one: one[1])):
+        share = max(_NARROWEST, (room - sum(given.values())) // (len(wanted) - number))
+        given[column] = min(width, share)
+    return given
 
 
 def local_time(moment: datetime) -> str:
@@ -122,6 +141,19 @@ def local_time(moment: datetime) -> str:
     local = moment.astimezone()
     today = local.date() == datetime.now().astimezone().date()
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    """``850 ms``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
 
 
 def counted(number: int, noun: str) -> str:

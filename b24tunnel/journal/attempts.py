@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -22,10 +22,14 @@ class History(NamedTuple):
     attempts: tuple[Attempt, ...]
 
 
-def attempts_with(scan: Scan, recording_id: str) -> list[Attempt]:
-    """All attempts with this recording; every file is looked at."""
+def attempts_with(
+    scan: Scan, recording_id: str, counts: Callable[[int], bool] = lambda session: True
+) -> list[Attempt]:
+    """All attempts with this recording, or those of sessions that count; every file of these is looked at."""
     found = _Found((recording_id,))
     for segment in scan.segments():
+        if not counts(segment.session):
+            continue
         found.add_all(segment.session, _attempts(scan, segment, found.ids))
     return found.of(recording_id)
 

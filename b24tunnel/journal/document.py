@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from b24tunnel.journal import lines
@@ -60,7 +59,7 @@ class Document(Mapping[str, Any]):
                     return head[1].decode("ascii")
                 if key == "session":
                     return int(head[2])
-                if key == "received_at" and (moment := _moment(head[4])) is not None:
+                if key == "received_at" and (moment := lines.moment(head[4])) is not None:
                     return moment
         if key in _PLAIN and self.recording is not None:
             return getattr(self.recording, key)
@@ -80,12 +79,3 @@ class Document(Mapping[str, Any]):
 def code_in_head(code: str | None) -> bytes | None:
     """A code as the heads of lines have it."""
     return None if code is None else code.encode("utf-8", "surrogateescape")
-
-
-def _moment(text: bytes) -> datetime | None:
-    """The time in a line's head; None where it is none, which parsing the line finds wrong as well."""
-    try:
-        moment = datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return moment if 1970 <= moment.year <= 9998 else None

@@ -183,42 +183,53 @@ def lines_of(path: Path, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]
     Memory is that of the longest line.
     """
     with path.open("rb", buffering=BUFFER) as file:
-        for line in file:
-            if line.startswith(passed_over):
-                continue
-            if not line.endswith(b"\n"):
-                return  # being written, or torn: not acknowledged either way
-            yield line
+        yield from lines_in(file, passed_over)
+
+
+def lines_in(file: BinaryIO, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
+    """`lines_of` an open file, from its beginning."""
+    file.seek(0)
+    for line in file:
+        if line.startswith(passed_over):
+            continue
+        if not line.endswith(b"\n"):
+            return  # being written, or torn: not acknowledged either way
+        yield line
 
 
 def lines_from_end(path: Path, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
     """As `lines_of`, last first. Where very many lines begin with the first of ``passed_over``, that is quick."""
-    often = b"\n" + passed_over[0] if passed_over else b""
     with path.open("rb") as file:
-        end = _end_of_last_line(file, file.seek(0, os.SEEK_END))
-        tail: list[bytes] = []  # pieces of the line that is being put together, last piece first
-        while end > 0:
-            start = max(0, end - _BLOCK)
-            file.seek(start)
-            block = file.read(end - start)
-            end = start
-            if often and _all_begin(block, often):
-                tail = [block[: block.index(b"\n")]]
-                continue
-            pieces = block.split(b"\n")
-            if len(pieces) > 1:
-                tail.append(pieces.pop())
-                line = b"".join(reversed(tail))
-                if line and not line.startswith(passed_over):
-                    yield line + b"\n"
-                for piece in reversed(pieces[1:]):
-                    if piece and not piece.startswith(passed_over):
-                        yield piece + b"\n"
-                tail = []
-            tail.append(pieces[0])
-        line = b"".join(reversed(tail))
-        if line and not line.startswith(passed_over):
-            yield line + b"\n"
+        yield from lines_in_from_end(file, passed_over)
+
+
+def lines_in_from_end(file: BinaryIO, passed_over: tuple[bytes, ...] = ()) -> Iterator[bytes]:
+    """`lines_from_end` of an open file."""
+    often = b"\n" + passed_over[0] if passed_over else b""
+    end = _end_of_last_line(file, file.seek(0, os.SEEK_END))
+    tail: list[bytes] = []  # pieces of the line that is being put together, last piece first
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        block = file.read(end - start)
+        end = start
+        if often and _all_begin(block, often):
+            tail = [block[: block.index(b"\n")]]
+            continue
+        pieces = block.split(b"\n")
+        if len(pieces) > 1:
+            tail.append(pieces.pop())
+            line = b"".join(reversed(tail))
+            if line and not line.startswith(passed_over):
+                yield line + b"\n"
+            for piece in reversed(pieces[1:]):
+                if piece and not piece.startswith(passed_over):
+                    yield piece + b"\n"
+            tail = []
+        tail.append(pieces[0])
+    line = b"".join(reversed(tail))
+    if line and not line.startswith(passed_over):
+        yield line + b"\n"
 
 
 def _all_begin(block: bytes, often: bytes) -> bool:
@@ -233,9 +244,14 @@ def end_of_lines(path: Path) -> int:
     """The size of a file without an incomplete last line; 0 when it was removed meanwhile."""
     try:
         with path.open("rb") as file:
-            return _end_of_last_line(file, file.seek(0, os.SEEK_END))
+            return end_of_lines_in(file)
     except FileNotFoundError:
         return 0
+
+
+def end_of_lines_in(file: BinaryIO) -> int:
+    """The size of an open file without an incomplete last line."""
+    return _end_of_last_line(file, file.seek(0, os.SEEK_END))
 
 
 def changed_at(path: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 from b24tunnel.recording import FORMAT_VERSION, UnreadableRecord
 
@@ -40,6 +41,11 @@ attempt_head = re.compile(
 named_id = re.compile(rb'\{"v":1,"kind":"(?:recording","id|attempt","recording)":"' + _ID + rb'",').match
 
 
+# What follows the recording's id in an attempt's head; of other causes, it hands nothing over.
+FORWARDED = b'","cause":"forward",'
+REPLAYED = b'","cause":"replay",'
+HANDING_OVER = (FORWARDED, REPLAYED)
+
 _NAMES = ATTEMPT + b'"recording":"'
 
 
@@ -57,6 +63,29 @@ def code(head: re.Match[bytes]) -> str | None:
     found = head[5]
     return None if found is None else found.decode("ascii")
 
+
+def moment(time: bytes) -> datetime | None:
+    """The time in a head, aware; None where it is none, which parsing the line finds wrong as well."""
+    naive = _naive(time)
+    return None if naive is None else naive.replace(tzinfo=UTC)
+
+
+def microseconds(time: bytes) -> int | None:
+    """The same in microseconds since 1970."""
+    naive = _naive(time)
+    return None if naive is None else (naive - _EPOCH) // _MICROSECOND
+
+
+def _naive(time: bytes) -> datetime | None:
+    try:
+        naive = datetime.fromisoformat(time.decode("ascii"))
+    except ValueError:
+        return None
+    return naive if 1970 <= naive.year <= 9998 else None
+
+
+_EPOCH = datetime(1970, 1, 1)
+_MICROSECOND = timedelta(microseconds=1)
 
 _VERSION = re.compile(rb'\s*\{\s*"v"\s*:\s*([0-9]{1,9})\s*[,}]')
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from b24tunnel.journal import lines
@@ -23,15 +23,14 @@ _TARGET = b'"target":"'
 # In a JSON text a quote is escaped, so this is the key itself.
 _ERROR = b',"error":"'
 _NOT_DELIVERED = (UNREACHED.encode(), INTERRUPTED.encode())
-_EPOCH = datetime(1970, 1, 1)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Outcomes:
     """The outcome of each recording's last attempt, in the order of `attempts.in_order`.
 
     Memory is about a byte for each recording, and 20 more for each of which sessions that ran at the same time
-    had different answers. An attempt's line counts as its head says, which is not parsed further.
+    had different answers. An attempt's line counts as its head says, which is not parsed further; one that does
+    not hand the recording over (`Attempt.hands_over`) does not count.
     """
 
     def __init__(self, to: str | None, before: datetime | None) -> None:
@@ -44,10 +43,20 @@ class Outcomes:
         self._unsure = False
 
     @classmethod
-    def of(cls, scan: Scan, *, to: str | None = None, before: datetime | None = None) -> Outcomes:
-        """Read all attempts, or those with the handler at the URL ``to`` (its query apart), or made ``before``."""
+    def of(
+        cls,
+        scan: Scan,
+        *,
+        to: str | None = None,
+        before: datetime | None = None,
+        without: Collection[int] = (),
+    ) -> Outcomes:
+        """Read all attempts, or those with the handler at the URL ``to`` (its query apart), or made ``before``.
+
+        Those of the sessions ``without`` are left out.
+        """
         outcomes = cls(to, before)
-        segments = scan.segments()
+        segments = [segment for segment in scan.segments() if segment.session not in without]
         for segment in segments:
             outcomes._begin(segment.session)
             for attempt in outcomes._attempts(scan, segment):
@@ -74,6 +83,8 @@ class Outcomes:
                 if tried is None:
                     continue
             else:
+                if not line.startswith(lines.HANDING_OVER, head.end(1)):
+                    continue
                 if to is not None and _target(line, head.end(1)) not in to:
                     continue
                 _, session, number, started_at, status = head.groups()
@@ -110,7 +121,7 @@ class Outcomes:
                     session_of[place] = segment.session
                     earlier[place] = max(earlier[place], latest[place])
                     latest[place] = 0
-                latest[place] = max(latest[place], _microseconds(started_at))
+                latest[place] = max(latest[place], lines.microseconds(started_at) or 0)
                 if latest[place] >= earlier[place]:
                     self._marks[place] = mark & ~_OUTCOME | _UNSURE | (_OK if ok else _NOT_OK)
 
@@ -127,7 +138,9 @@ class _Tried(NamedTuple):
 def _parsed(scan: Scan, segment: Segment, line: bytes, to: frozenset[bytes] | None) -> _Tried | None:
     """An attempt whose line is not as ours are."""
     attempt = scan.read(segment.path, line)
-    if not isinstance(attempt, Attempt) or (place := parse_id(attempt.recording)) is None:
+    if not isinstance(attempt, Attempt) or not attempt.hands_over:
+        return None
+    if (place := parse_id(attempt.recording)) is None:
         return None
     if to is not None and _handler(attempt.target).encode("utf-8", "surrogateescape") not in to:
         return None
@@ -159,11 +172,3 @@ def _spellings(url: str) -> frozenset[bytes]:
     elif plain.count("/") == 3 and plain.endswith("/"):
         spellings.add(plain[:-1])
     return frozenset(spelling.encode("utf-8", "surrogateescape") for spelling in spellings)
-
-
-def _microseconds(started_at: bytes) -> int:
-    """Since 1970; 0 for what is no time."""
-    try:
-        return max(0, (datetime.fromisoformat(started_at.decode("ascii")) - _EPOCH) // _MICROSECOND)
-    except ValueError:
-        return 0

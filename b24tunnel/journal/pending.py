@@ -68,12 +68,16 @@ class Owed:
         for line in self._scan.lines(segment, lines.NO_ATTEMPT):
             head = lines.attempt_head(line)
             if head is not None:
+                if not line.startswith(lines.HANDING_OVER, head.end(1)):
+                    continue
                 place = int(head[2]), int(head[3])
                 if head[5] is not None and not self._has_routes(place[0]):
                     self._marks[place] |= DELIVERED
                     continue
             attempt = self._scan.read(segment.path, line)
-            if isinstance(attempt, Attempt) and attempt.delivered and (named := parse_id(attempt.recording)):
+            if not isinstance(attempt, Attempt) or not attempt.hands_over or not attempt.delivered:
+                continue
+            if (named := parse_id(attempt.recording)) is not None:
                 if self._has_routes(named[0]):
                     self._reached[named] = (*self._reached.get(named, ()), attempt.target)
                 else:

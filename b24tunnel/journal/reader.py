@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import dropwhile, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from b24tunnel.journal import files
 from b24tunnel.journal.attempts import History
 from b24tunnel.journal.check import Checked
 from b24tunnel.journal.document import Document, code_in_head
-from b24tunnel.journal.extent import Extent
+from b24tunnel.journal.extent import Extent, through_now
 from b24tunnel.journal.files import Segment, TornLine
 from b24tunnel.journal.outcomes import Outcomes
 from b24tunnel.journal.pending import Debt, debts
 from b24tunnel.journal.recorded_answers import RecordedAnswers
-from b24tunnel.journal.runs import Delivered, Run, last_run
+from b24tunnel.journal.runs import Delivered, Run, last_run, resumed_elsewhere
 from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Attempt, Recording, parse_id
+from b24tunnel.through import Through
 
 # A query's answers are remembered for this many codes of at most this length.
 _CODES_REMEMBERED = 1000
@@ -87,15 +87,20 @@ class Journal:
     ) -> Iterator[Document]:
         """All recordings, or those of some sessions, as they came, parsed no further than asked.
 
-        With an ``extent``, those that were there when it was taken, so that this ends while others write.
+        With an ``extent``, those that were there when it was taken, so that this ends while others write; raises
+        `FileTakenAway` for a file that is not there any more as it was.
         """
         if extent is not None:
             return extent.documents(self._scan, sessions)
         return self._scan.documents(self._of(sessions))
 
-    def extent(self) -> Extent:
-        """What is in the journal now."""
-        return Extent.now(self._scan)
+    def extent(self, through: Through | None = None) -> Extent:
+        """What is in the journal now; with ``through``, what is there of what was there then."""
+        return Extent.now(self._scan, through)
+
+    def through(self) -> Through:
+        """Which recordings there are now, in few numbers, for a run that is resumed later."""
+        return through_now(self._scan)
 
     def sessions_since(self, moment: datetime) -> set[int]:
         """Sessions that have written at this moment or later, or may have: by their files' times."""
@@ -117,13 +122,15 @@ class Journal:
         return list(islice(_parsed(self.newest_first()), max(0, count)))[::-1]
 
     def latest(self, count: int) -> Iterator[Recording]:
-        """As `last`, for many: they are not held in memory, and their files are read twice."""
-        oldest = deque(islice(_parsed(self.newest_first()), max(0, count)), maxlen=1)
-        if not oldest:
-            return iter(())
-        first = oldest[0].id
-        from_there = dropwhile(lambda document: document["id"] != first, self.documents())
-        return islice(_parsed(from_there), count)
+        """As `last`, for many: they are not held in memory, and their files are read twice.
+
+        Raises `FileTakenAway` as `documents` does.
+        """
+        return _parsed(self.latest_documents(count, self.extent()))
+
+    def latest_documents(self, count: int, extent: Extent) -> Iterator[Document]:
+        """The last ``count`` recordings of an extent that can be read, oldest first."""
+        return extent.latest(self._scan, count)
 
     def get(self, recording_id: str) -> Recording | None:
         """The recording with this id, or None."""
@@ -150,12 +157,15 @@ class Journal:
         """
         return gathering.histories(self._scan, recordings)
 
-    def outcomes(self, *, to: str | None = None, before: datetime | None = None) -> Outcomes:
+    def outcomes(
+        self, *, to: str | None = None, before: datetime | None = None, without: Collection[int] = ()
+    ) -> Outcomes:
         """What came of the attempts with each recording; reads all of them, and holds about a byte for each.
 
         ``to``: only attempts with the handler at this URL, whatever its query. ``before``: only those made before.
+        ``without``: not those of these sessions.
         """
-        return Outcomes.of(self._scan, to=to, before=before)
+        return Outcomes.of(self._scan, to=to, before=before, without=without)
 
     def pending(self) -> list[str]:
         """Ids of recordings that an ended session was to forward and that no handler was reached with.
@@ -168,16 +178,29 @@ class Journal:
         """The same, each with where it was delivered, for who has several handlers."""
         return list(debts(self._scan))
 
-    def recorded_answers(self, before: datetime | None = None) -> RecordedAnswers:
-        """What handlers answered to the recordings, to hold other answers against; reads all attempts.
+    def recorded_answers(self, before: datetime | None = None, without: Collection[int] = ()) -> RecordedAnswers:
+        """What handlers answered to the recordings, to hold other answers against; reads all attempts at once.
 
-        Only attempts count that began before ``before`` (aware). Close it, or use it as a context manager.
+        Only attempts count that are there now and began before ``before`` (aware), and none of the sessions
+        ``without``. Close it, or use it as a context manager.
         """
-        return RecordedAnswers(self._scan, before)
+        return RecordedAnswers(self._scan, before, without)
 
-    def last_run(self) -> Run | None:
-        """The newest replay from the command line, with those that it resumed."""
-        return last_run(self._scan)
+    def last_run(self, *, with_arguments: bool = True) -> Run | None:
+        """The newest replay from the command line, with those that resumed it.
+
+        One from Python has no arguments, unless it was given some, and is passed over; without
+        ``with_arguments`` it counts as well.
+        """
+        return last_run(self._scan, with_arguments=with_arguments)
+
+    def resumed_elsewhere(self, session: int, own: int) -> int | None:
+        """The lowest session below ``own`` that resumes ``session`` too, alive or not; None where there is none.
+
+        Of several that resume one run at the same time, each with a session ``own`` already, those that find
+        another one give up.
+        """
+        return resumed_elsewhere(self._scan, session, own)
 
     def delivered_in(self, sessions: Collection[int]) -> Delivered:
         """What the replays of these sessions have delivered."""

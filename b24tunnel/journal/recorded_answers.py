@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,11 +19,7 @@ from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Attempt, Recording, UnreadableRecord, from_line, parse_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
-# What follows the recording's id in an attempt's head.
-_FORWARDED = b'","cause":"forward",'
-_REPLAYED = b'","cause":"replay",'
 
 # A position is 0 for none, else from the lowest bit: whether it was forwarded; the offset in its file; the file's
 # place in the list, from 1.
@@ -40,13 +36,14 @@ def recorded_answer(attempts: Iterable[Attempt], before: datetime | None = None)
     """The one of a recording's attempts, oldest first, whose answer a later one is compared with.
 
     That is the last ``forward`` that was answered, or without one the first ``replay`` that was: the second replay
-    to a broken handler is not to be compared with what it broke. Only what began before ``before`` counts.
+    to a broken handler is not to be compared with what it broke. Only what began before ``before`` counts, and
+    nothing that hands no recording over (`Attempt.hands_over`).
     """
     found: Attempt | None = None
     for attempt in attempts:
         if attempt.status is None or (before is not None and attempt.started_at >= before):
             continue
-        if attempt.cause == "forward" or (attempt.cause == "replay" and found is None):
+        if attempt.cause == "forward" or (attempt.hands_over and found is None):
             found = attempt
     return found
 
@@ -54,14 +51,18 @@ def recorded_answer(attempts: Iterable[Attempt], before: datetime | None = None)
 class RecordedAnswers:
     """The recorded answers (see `recorded_answer`) of a journal as it was when this was made.
 
-    Making it reads all attempts. Memory is eight bytes for each recording, and as much again while it is made;
-    the answers stay on disk. Use it from one thread, and `close` it.
+    Making it reads all attempts. What is written afterwards does not count: of sessions that begin later nothing
+    does, and of those that were running the clock decides where a prune makes it necessary to read them again.
+    Memory is eight bytes for each recording, and as much again while it is made; the answers stay on disk. Use it
+    from one thread, and `close` it.
     """
 
-    def __init__(self, scan: Scan, before: datetime | None = None) -> None:
-        """Raises `JournalUnreadable`. ``before`` is aware."""
+    def __init__(self, scan: Scan, before: datetime | None = None, without: Collection[int] = ()) -> None:
+        """Raises `JournalUnreadable`. ``before`` is aware; the sessions ``without`` are left out."""
         self._scan = scan
         self._before = before
+        self._without = frozenset(without)
+        self._newest = max((segment.session for segment in scan.segments()), default=0)
         self._files = _Files()
         self._positions = Numbers("Q")
         self._read_all()
@@ -98,7 +99,10 @@ class RecordedAnswers:
             # A prune has put another file in the place of this one: from now on nothing stands where it stood.
             self._before = self._before or self._made_at
             self._read_all()
-        return recorded_answer(gathering.attempts_with(self._scan, recording.id), self._before)
+        return recorded_answer(gathering.attempts_with(self._scan, recording.id, self._counts), self._before)
+
+    def _counts(self, session: int) -> bool:
+        return session <= self._newest and session not in self._without
 
     def _read_all(self) -> None:
         self._made_at = datetime.now(UTC)
@@ -107,7 +111,8 @@ class RecordedAnswers:
         self._positions = Numbers("Q")
         building = _Building(self._scan, self._files, self._positions, self._before)
         for segment in self._scan.segments():
-            building.read(segment)
+            if self._counts(segment.session):
+                building.read(segment)
 
 
 class _Building:
@@ -154,12 +159,12 @@ class _Building:
 
     def _note(self, path: Path, position: int, line: bytes) -> None:
         head = lines.attempt_head(line)
-        moment = _moment(head[4]) if head is not None else None
+        moment = lines.microseconds(head[4]) if head is not None else None
         if head is not None and moment is not None:
             place = int(head[2]), int(head[3])
             answered = head[5] is not None
-            forwarded = line.startswith(_FORWARDED, head.end(1))
-            counts = forwarded or line.startswith(_REPLAYED, head.end(1))
+            forwarded = line.startswith(lines.FORWARDED, head.end(1))
+            counts = forwarded or line.startswith(lines.REPLAYED, head.end(1))
         else:
             attempt = self._scan.read(path, line)
             named = parse_id(attempt.recording) if isinstance(attempt, Attempt) else None
@@ -169,7 +174,7 @@ class _Building:
             moment = (attempt.started_at - _EPOCH) // _MICROSECOND
             answered = attempt.status is not None
             forwarded = attempt.cause == "forward"
-            counts = forwarded or attempt.cause == "replay"
+            counts = attempt.hands_over
         ordered_as = max(moment, self._moments[place])
         self._moments[place] = ordered_as
         if ordered_as > self._latest:
@@ -204,7 +209,7 @@ class _Building:
             return None
         head = lines.attempt_head(line)
         if head is not None:
-            return _moment(head[4])
+            return lines.microseconds(head[4])
         with suppress(UnreadableRecord):
             if isinstance(attempt := from_line(line), Attempt):
                 return (attempt.started_at - _EPOCH) // _MICROSECOND
@@ -282,12 +287,3 @@ def _answered(line: bytes, recording_id: str) -> Attempt | None:
         if isinstance(attempt, Attempt) and attempt.recording == recording_id and attempt.status is not None:
             return attempt
     return None
-
-
-def _moment(text: bytes) -> int | None:
-    """Microseconds since 1970 of a time in a line's head; None for a line that is to be parsed."""
-    try:
-        moment = datetime.fromisoformat(text.decode("ascii"))
-    except ValueError:
-        return None
-    return (moment - _NAIVE_EPOCH) // _MICROSECOND if 1970 <= moment.year <= 9998 else None

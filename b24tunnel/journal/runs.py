@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,19 +16,22 @@ from b24tunnel.journal.numbers import Numbers
 from b24tunnel.journal.pending import session_start
 from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Attempt, SessionEnd, SessionStart, parse_id
+from b24tunnel.through import Through
 
 _PURPOSE = "replay"
-# What follows the recording's id in the head of an attempt of a replay.
-_REPLAYED = b'","cause":"replay",'
+# A session's file is made and has its first line at once; one whose writer was killed in between never gets it.
+_SECONDS_TO_BEGIN = 2.0
+_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
 class Run:
-    """A replay from the command line with those that resumed it.
+    """A replay with those that resumed it.
 
     ``sessions`` are theirs, oldest first, without those that a prune removed; ``session`` is the newest.
-    ``started_at`` (aware UTC) is when the first of them began, and ``arguments`` are its command line.
-    ``finished``: the newest ended with nothing left to send. ``running``: its process still writes it.
+    ``started_at`` (aware UTC) is when the first of them began to select, and ``through`` what it selected from,
+    None where it did not say so. ``arguments`` is the newest command line.
+    ``finished``: one ended with nothing left to send. ``running``: a process still writes one.
     """
 
     session: int
@@ -36,38 +40,93 @@ class Run:
     arguments: tuple[str, ...]
     finished: bool
     running: bool
+    through: Through | None = None
 
 
-def last_run(scan: Scan) -> Run | None:
-    """The newest run; None where there is none. Read are first and last lines, from the newest session back."""
-    by_session = {session: list(own) for session, own in groupby(scan.segments(), key=attrgetter("session"))}
-    for session in reversed(by_session):
-        chain = _chain(scan, by_session, session)
-        # A replay from Python has no command line to be resumed with.
-        arguments = next((start.arguments for start in chain if start.arguments), ())
-        if arguments:
-            ended, running = _end(scan, by_session[session])
-            finished = ended is not None and ended.pending == 0
-            sessions = tuple(start.session for start in chain)
-            return Run(session, sessions, chain[0].started_at, arguments, finished, running)
+def last_run(scan: Scan, *, with_arguments: bool = True) -> Run | None:
+    """The newest run; None where there is none. Read are first and last lines, from the newest session back.
+
+    ``with_arguments``: only one with a command line.
+    """
+    starts = _Starts(scan)
+    for session in reversed(starts.sessions):
+        chain = starts.chain(session)
+        arguments = next((start.arguments for start in reversed(chain) if start.arguments), ())
+        if not chain or (with_arguments and not arguments):
+            continue
+        ends = [_end(scan, starts.segments_of(start.session)) for start in chain]
+        through = next((start.through for start in chain if start.through is not None), None)
+        return Run(
+            session=session,
+            sessions=tuple(start.session for start in chain),
+            started_at=chain[0].started_at if through is None else through.at,
+            arguments=arguments,
+            finished=any(end is not None and end.pending == 0 for end, _ in ends),
+            running=any(live for _, live in ends),
+            through=through,
+        )
     return None
 
 
-def _chain(scan: Scan, by_session: dict[int, list[Segment]], session: int | None) -> list[SessionStart]:
-    """A session of replay and those that it resumes, oldest first, as far as they are still there."""
-    chain: list[SessionStart] = []
-    while session is not None and session in by_session:
-        start = _start(scan, by_session[session])
-        if start is None or start.session != session or start.purpose != _PURPOSE:
-            break
-        chain.insert(0, start)
-        session = start.resumes if start.resumes is not None and start.resumes < session else None
-    return chain
+def resumed_elsewhere(scan: Scan, session: int, own: int) -> int | None:
+    """The lowest session below ``own`` that resumes ``session``; None where there is none."""
+    starts = _Starts(scan)
+    for other in starts.sessions:
+        if session < other < own:
+            _wait_for_beginning(starts.segments_of(other))
+            start = starts[other]
+            if start is not None and start.resumes == session:
+                return other
+    return None
 
 
-def _start(scan: Scan, segments: list[Segment]) -> SessionStart | None:
-    """How a session began, which each of its files says."""
-    return next((start for segment in segments if (start := session_start(scan, segment)) is not None), None)
+class _Starts:
+    """How the sessions of replay began, each read when it is asked for."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._segments: dict[int, list[Segment]] = {
+            session: list(own) for session, own in groupby(scan.segments(), key=attrgetter("session"))
+        }
+        self._read: dict[int, SessionStart | None] = {}
+        self.sessions = tuple(self._segments)
+
+    def segments_of(self, session: int) -> list[Segment]:
+        """The files of a session."""
+        return self._segments[session]
+
+    def __getitem__(self, session: int) -> SessionStart | None:
+        """How a session began, which each of its files says; None where that was no replay, or is not there."""
+        if session not in self._read:
+            starts = (session_start(self._scan, segment) for segment in self._segments.get(session, ()))
+            start = next((start for start in starts if start is not None), None)
+            replays = start is not None and start.session == session and start.purpose == _PURPOSE
+            self._read[session] = start if replays else None
+        return self._read[session]
+
+    def chain(self, newest: int) -> list[SessionStart]:
+        """A session of replay with all that belong to its run, oldest first, as far as they are still there.
+
+        These are what it resumes, and what else has resumed any of that: of two that resumed one run at the same
+        time, the one that gave up may be the newer.
+        """
+        first = None
+        session: int | None = newest
+        while session is not None and (start := self[session]) is not None:
+            first = start
+            session = start.resumes if start.resumes is not None and start.resumes < session else None
+        if first is None:
+            return []
+        # Where the chain ends at a session that is not there any more, that one is known by its number alone.
+        oldest = first.session if session is None else session
+        members = {first.session, oldest}
+        chain = []
+        for other in self.sessions:
+            start = self[other] if oldest <= other <= newest else None
+            if start is not None and (other == first.session or start.resumes in members):
+                members.add(other)
+                chain.append(start)
+        return chain
 
 
 def _end(scan: Scan, segments: list[Segment]) -> tuple[SessionEnd | None, bool]:
@@ -80,8 +139,17 @@ def _end(scan: Scan, segments: list[Segment]) -> tuple[SessionEnd | None, bool]:
     return end, live and end is None
 
 
+def _wait_for_beginning(segments: list[Segment]) -> None:
+    """Wait until a session that is about to begin has its first line, for a short time at most."""
+    path = segments[0].path
+    while not files.end_of_lines(path) and abs(time.time() - files.changed_at(path)) < _SECONDS_TO_BEGIN:
+        time.sleep(_POLL_SECONDS)
+
+
 class Delivered:
     """How many times each recording was delivered in some runs of replay, to be taken away one by one.
+
+    What went to a second handler (cause ``against``) was not delivered.
 
     `len` is how many are left. Memory is four bytes for each recording, and more for each fixture.
     """
@@ -104,7 +172,7 @@ class Delivered:
                 continue
             for line in scan.lines(segment, lines.NO_ATTEMPT):
                 head = lines.attempt_head(line)
-                if head is not None and not line.startswith(_REPLAYED, head.end(1)):
+                if head is not None and not line.startswith(lines.REPLAYED, head.end(1)):
                     continue
                 if head is not None and head[5] is not None:
                     delivered._add((int(head[2]), int(head[3])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from b24tunnel.journal import files, lines
 from b24tunnel.journal.document import Document
@@ -51,15 +52,21 @@ class Scan:
         """
         lines_of = self.lines_from_end if from_end else self.lines
         for segment in segments:
-            read = partial(self.read, segment.path)
-            for line in lines_of(segment, lines.NO_RECORDING):
-                head = lines.recording_head(line)
-                if head is None:
-                    document = Document(line, None, read)
-                    if document.recording is not None:
-                        yield document
-                elif head[5] not in without_codes:
-                    yield Document(line, head, read)
+            yield from self.documents_among(segment, lines_of(segment, lines.NO_RECORDING), without_codes)
+
+    def documents_among(
+        self, segment: Segment, among: Iterable[bytes], without_codes: Collection[bytes | None] = ()
+    ) -> Iterator[Document]:
+        """The recordings among lines of a segment."""
+        read = partial(self.read, segment.path)
+        for line in among:
+            head = lines.recording_head(line)
+            if head is None:
+                document = Document(line, None, read)
+                if document.recording is not None:
+                    yield document
+            elif head[5] not in without_codes:
+                yield Document(line, head, read)
 
     def read(self, path: Path, line: bytes) -> Record | None:
         """The record of a line; None where it is spoiled, which is noted."""
@@ -69,9 +76,9 @@ class Scan:
             self._note(path, lines.spoiled(line, error))
             return None
 
-    def is_later(self, path: Path) -> bool:
-        """Whether a later b24tunnel wrote this file; it is noted then."""
-        later = files.later_format(path)
+    def is_later(self, path: Path, file: BinaryIO | None = None) -> bool:
+        """Whether a later b24tunnel wrote this file, which may be open; it is noted then."""
+        later = files.later_format(path) if file is None else files.later_format_of(file, path)
         if later is not None:
             self._note(path, later.problem)
         return later is not None

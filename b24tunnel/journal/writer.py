@@ -24,6 +24,7 @@ from b24tunnel.recording import (
     command_line_length,
     to_line,
 )
+from b24tunnel.through import Through
 
 SEGMENT_BYTES = 256 * 1024 * 1024
 _FIRST_SESSIONS_TO_TRY = 1000
@@ -64,13 +65,14 @@ class JournalWriter:
         purpose: str = "listen",
         arguments: tuple[str, ...] = (),
         resumes: int | None = None,
+        through: Through | None = None,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Claim a new session under ``recordings`` and write its first line; raises `JournalUnwritable`.
 
         ``forward`` is where the session forwards to; a session without it is never offered for forwarding. For
-        ``routes``, ``arguments`` and ``resumes`` see `SessionStart`. Raises `WrongUsage` for arguments that no
-        system takes as a command line.
+        ``routes``, ``arguments``, ``resumes`` and ``through`` see `SessionStart`. Raises `WrongUsage` for
+        arguments that no system takes as a command line.
         """
         if command_line_length(arguments) > LONGEST_COMMAND_LINE:
             raise WrongUsage(
@@ -87,7 +89,7 @@ class JournalWriter:
         try:
             files.prepare_directory(self.directory)
             self._start = self._claim(
-                SessionStart(0, datetime.now(UTC), forward, purpose, routes, arguments, resumes)
+                SessionStart(0, datetime.now(UTC), forward, purpose, routes, arguments, resumes, through)
             )
         except OSError as error:
             raise _unwritable(self.directory, error) from error

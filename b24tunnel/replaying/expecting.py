@@ -18,7 +18,7 @@ FORMS = (
 
 DEFAULT = "2xx"
 """What is expected of the status where nobody says otherwise."""
-_STATUS = re.compile(r"([1-9]\d\d)(?:\s*-\s*([1-9]\d\d))?|([1-9])xx", re.IGNORECASE | re.ASCII)
+_STATUS = re.compile(r"([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?|([1-5])xx", re.IGNORECASE | re.ASCII)
 _OF_TEXT = re.compile(r"(?:body|header\s+([\w-]{1,200}))(!~|~|=)(.*)", re.ASCII | re.DOTALL | re.IGNORECASE)
 _SHOWN = 80
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ class JUnitFile:
     ) -> None:
         self.discard()
 
-    def add(self, result: Result, text: Callable[[str], str] | None = None) -> None:
+    def add(self, result: Result) -> None:
         """Write one result, without the secrets of its recording and what is secret by its name.
 
         Raises `OutsideFailure` when it cannot be written; then there will be no file.

@@ -30,7 +30,7 @@ _MOST_CONCURRENT = 1000
 
 
 async def areplay(
-    recordings: Iterable[Recording],
+    recordings: Recording | Iterable[Recording],
     to: str,
     *,
     own_path: bool = False,
@@ -40,7 +40,7 @@ async def areplay(
     pace: Pace | None = None,
     concurrency: int | None = None,
     timeout: float = TIMEOUT,
-    expect: Iterable[str] = (),
+    expect: str | Iterable[str] = (),
     compare: Comparison | None = None,
     against: str | None = None,
     on_error: OnError = "continue",
@@ -52,7 +52,7 @@ async def areplay(
     on_note: Callable[[str], None] = lambda sentence: None,
     stop: asyncio.Event | None = None,
 ) -> Report:
-    """Send recordings to the URL ``to``, each as it was recorded but for what is asked for here, and report.
+    """Send recordings, or one, to the URL ``to``, each as it was recorded but for what is asked for, and report.
 
     ``own_path``: each goes to the path of its own target on that host, instead of the URL's (so does `SetPath`).
     ``changes`` are made to each, one after the other; ``auth`` says whose tokens it carries (`TokenFilling`).
@@ -78,6 +78,8 @@ async def areplay(
     """
     report = Report() if report is None else report
     changes = tuple(changes)
+    recordings = (recordings,) if isinstance(recordings, Recording) else recordings
+    expect = (expect,) if isinstance(expect, str) else tuple(expect)
     concurrency = _concurrency(concurrency, pace)
     sender_to = partial(
         Sender, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path
@@ -147,7 +149,7 @@ async def areplay(
 
 
 def replay(
-    recordings: Iterable[Recording],
+    recordings: Recording | Iterable[Recording],
     to: str,
     *,
     own_path: bool = False,
@@ -157,7 +159,7 @@ def replay(
     pace: Pace | None = None,
     concurrency: int | None = None,
     timeout: float = TIMEOUT,
-    expect: Iterable[str] = (),
+    expect: str | Iterable[str] = (),
     compare: Comparison | None = None,
     against: str | None = None,
     on_error: OnError = "continue",

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from b24tunnel.changing import Change
 from b24tunnel.difference import Difference
+from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import Sender
 from b24tunnel.journal import JournalWriter
 from b24tunnel.recording import Attempt, Recording
@@ -121,6 +122,8 @@ class Sending:
             return None
         for change in self.changes:
             recording = change(recording)
+            if not isinstance(recording, Recording):
+                raise WrongUsage(f"The change {change!r} gave no recording: return the one that is to be sent.")
         self._taken += 1
         return _Taken(self._taken, recording, None if recording is original else original, late)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 import re
 import secrets
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,7 +21,6 @@ MOST_SHUFFLED_SENDINGS = 1_000_000
 MOST_SHUFFLED_BYTES = 256 * 1024 * 1024
 
 _SEED_BITS = 32
-_ORDER = HIGHEST_SEED + 1
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(%?)", re.ASCII)
 
 
@@ -28,13 +29,19 @@ class Variation:
     """What becomes of the recordings before they are sent: first dropped, then repeated, then shuffled.
 
     ``drop``: the chance of each recording to be left out, 0 to less than 1. ``times``: how often each of the
-    others is sent, in a row. ``shuffle``: all of these in another order. ``seed``: the same one gives the same
-    sequence for the same recordings, on every platform and version of Python; where one is needed and None is
+    others is sent, in a row. ``shuffle``: all of these in another order. ``seed``: where one is needed and None is
     given, it is chosen, and can be read. Raises `WrongUsage` for a number out of bounds.
 
-    The only thing relied upon is that `random.Random` with an integer as its seed gives the same numbers from
-    ``random()``, which Python's documentation promises ("Notes on Reproducibility"); its ``shuffle`` and
-    ``randrange`` are not promised, so the order is made here.
+    The seed and a recording's id decide, on every platform and version of Python, and nothing else that is
+    selected does: where some recordings have gone, the same of the others are dropped, and the others come in
+    the same order. So what is selected twice is dropped twice or never. The one exception: an order that turns
+    out to be that in which the recordings were given is drawn again, unless there is no other one.
+
+    Chance is a keyed hash, BLAKE2b of 8 bytes, whose key is the seed as 8 bytes, the most significant first. What
+    is dropped has for the id (UTF-8) under the personalisation ``drop`` a number whose first 53 bits, read as a
+    fraction, are less than the share. The order is that of the numbers for the ordinal of a sending among those
+    of the same id (from 0, decimal), a space and the id, under the personalisation ``order``; the salt counts, as
+    8 bytes, how often it was drawn again.
     """
 
     times: int = 1
@@ -76,9 +83,9 @@ class Variation:
         if not self.drop:
             yield from recordings
             return
-        chance = self._chance(0)
+        chance = self._chance(b"drop")
         for recording in recordings:
-            if chance.random() >= self.drop:
+            if (chance.number(_octets(recording.id)) >> 11) * 2.0**-53 >= self.drop:
                 yield recording
 
     def _held(self, recordings: Iterable[Recording]) -> list[Recording]:
@@ -108,22 +115,49 @@ class Variation:
 
     def _shuffled(self, ordered: list[Recording]) -> list[Recording]:
         """The recordings in another order than theirs, wherever there is another."""
-        shuffled = list(ordered)
         if all(recording == ordered[0] for recording in ordered):
-            return shuffled
-        chance = self._chance(_ORDER)
+            return ordered
         # Of two recordings every second shuffle leaves the order as it was: that run would test nothing, and its
         # success would be taken for the handler's.
-        while shuffled == ordered:
-            for last in range(len(shuffled) - 1, 0, -1):  # Fisher and Yates
-                other = int(chance.random() * (last + 1))
-                shuffled[last], shuffled[other] = shuffled[other], shuffled[last]
+        drawn = 0
+        while (shuffled := self._drawn(ordered, drawn)) == ordered:
+            drawn += 1
         return shuffled
 
-    def _chance(self, purpose: int) -> random.Random:
+    def _drawn(self, ordered: list[Recording], drawn: int) -> list[Recording]:
+        chance = self._chance(b"order", drawn)
+        ordinals: Counter[str] = Counter()
+        numbers = array("Q")
+        for recording in ordered:
+            numbers.append(chance.number(b"%d %b" % (ordinals[recording.id], _octets(recording.id))))
+            ordinals[recording.id] += 1
+        # Sorting is stable: of equal numbers the first stays the first.
+        return [ordered[place] for place in sorted(range(len(ordered)), key=numbers.__getitem__)]
+
+    def _chance(self, purpose: bytes, drawn: int = 0) -> _Chance:
         """One source of chance for dropping and one for the order, so that asking for one changes no other."""
         assert self.seed is not None, "chosen at the start"
-        return random.Random(self.seed + purpose)
+        return _Chance(self.seed, purpose, drawn)
+
+
+class _Chance:
+    """Numbers that look like chance and are always the same ones for the same thing."""
+
+    def __init__(self, seed: int, purpose: bytes, drawn: int) -> None:
+        self._hash = hashlib.blake2b(
+            digest_size=8, key=seed.to_bytes(8, "big"), person=purpose, salt=drawn.to_bytes(8, "big")
+        )
+
+    def number(self, thing: bytes) -> int:
+        """A number of 64 bits."""
+        keyed = self._hash.copy()
+        keyed.update(thing)
+        return int.from_bytes(keyed.digest(), "big")
+
+
+def _octets(recording_id: str) -> bytes:
+    # An id from outside can be any text, also one that is no UTF-8.
+    return recording_id.encode("utf-8", "surrogatepass")
 
 
 def _size(recording: Recording) -> int:
