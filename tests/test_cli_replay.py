@@ -503,3 +503,126 @@ def test_every_option_has_its_part(programs: Programs, handler: RawServer) -> No
         assert request.body == f"event=ONCRMDEALADD&data%5BFIELDS%5D%5BID%5D={number_of(request)}".encode()
         assert request.header(b"User-Agent") == [b"mine"]
     assert " ms late (median)" in output(program)
+
+
+class TestResuming:
+    def test_the_handler_that_it_was_resumed_with_is_kept(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 4)
+        dead = f"http://127.0.0.1:{free_port()}/"
+        assert code_of(programs.run("replay", "1", "--to", dead, "--on-error", "stop")) == 1
+        handler.answer = lambda request: answer_with("500 Oh") if number_of(request) == 2 else answer_with()
+        assert code_of(replay(programs, handler, "--resume")) == 1
+        assert [number_of(request) for request in handler.requests] == [1, 2]
+        handler.answer = answer_with()
+        # Without a --to it is the one of the last time, and not the dead one of the first.
+        assert code_of(programs.run("replay", "--resume")) == 0
+        assert [number_of(request) for request in handler.requests] == [1, 2, 3, 4]
+
+    def test_options_behind_a_double_dash_stay_selectors(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 3)
+        dead = f"http://127.0.0.1:{free_port()}/"
+        assert code_of(programs.run("replay", "--shuffle", "--to", dead, "--", "1")) == 1
+        again = replay(programs, handler, "--resume")
+        assert code_of(again) == 0, str(again)
+        assert len(handler.requests) == 3
+        assert code_of(programs.run("replay", "--resume")) == 0
+
+    def test_what_was_selected_relative_to_then_is_still_meant(
+        self, programs: Programs, handler: RawServer
+    ) -> None:
+        now = datetime.now(UTC)
+        write(
+            programs.directory / "recordings",
+            1,
+            *(recording(n, received_at=now - timedelta(seconds=3 if n > 1 else 3600)) for n in (1, 2, 3)),
+        )
+        dead = f"http://127.0.0.1:{free_port()}/"
+        assert code_of(programs.run("replay", "last:2", "--since", "10m", "--to", dead)) == 1
+        later = [recording(n, id=f"7-{n}", received_at=datetime.now(UTC)) for n in (1, 2, 3)]
+        write(programs.directory / "recordings", 7, *later, SessionEnd(0))
+        assert code_of(replay(programs, handler, "--resume")) == 0
+        assert [request.header(b"X-B24tunnel-Recording")[0] for request in handler.requests] == [b"1-2", b"1-3"]
+
+    def test_nothing_is_offered_where_the_last_one_ended_it(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 2)
+        handler.answer = lambda request: answer_with("500 Oh") if number_of(request) == 2 else answer_with()
+        stopped = replay(programs, handler, "1", "--on-error", "stop")
+        assert code_of(stopped) == 1
+        assert "--resume" not in output(stopped)
+        again = programs.run("replay", "--resume")
+        assert (code_of(again), len(handler.requests)) == (0, 2)
+
+    def test_the_second_handlers_answers_are_no_deliveries(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 2)
+        dead = f"http://127.0.0.1:{free_port()}/"
+        assert code_of(programs.run("replay", "1", "--to", dead, "--against", handler.url)) == 1
+        assert len(handler.requests) == 2
+        with RawServer() as other:
+            again = programs.run("replay", "--resume", "--to", other.url)
+            assert [number_of(request) for request in other.requests] == [1, 2], str(again)
+            compared = programs.run("replay", "1", "--compare", "--to", other.url)
+        assert code_of(compared) == 0, str(compared)
+
+    def test_of_two_at_the_same_time_one_sends(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 30)
+        dead = f"http://127.0.0.1:{free_port()}/"
+        assert code_of(programs.run("replay", "1", "--to", dead)) == 1
+        both = [programs.b24tunnel("replay", "--resume", "--to", handler.url) for _ in range(2)]
+        codes = sorted(program.wait() for program in both)
+        assert [number_of(request) for request in handler.requests] == list(range(1, 31)), [
+            str(one) for one in both
+        ]
+        # The later one has either met the other, or come when nothing was left.
+        assert codes in ([0, 2], [0, 0]), [str(one) for one in both]
+        assert code_of(programs.run("replay", "--resume")) == 0
+        assert len(handler.requests) == 30
+
+    def test_the_first_runs_junit_file_stays(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 3)
+        path = programs.directory / "first.xml"
+        handler.answer = lambda request: answer_with("500 Oh") if number_of(request) == 2 else answer_with()
+        assert code_of(replay(programs, handler, "1", "--on-error", "stop", "--junit", str(path))) == 1
+        first = path.read_bytes()
+        (suite,) = JUnitXml.fromfile(str(path))
+        assert (suite.failures, suite.skipped) == (1, 1)
+        handler.answer = answer_with()
+        other = programs.directory / "second.xml"
+        assert code_of(programs.run("replay", "--resume", "--junit", str(other))) == 0
+        assert path.read_bytes() == first
+        (suite,) = JUnitXml.fromfile(str(other))
+        assert (suite.tests, suite.failures) == (1, 0)
+
+
+def test_a_token_that_was_changed_is_on_no_screen_either(programs: Programs, handler: RawServer) -> None:
+    deals(programs.directory, 1, answered(1, body=f"the token was {TOKEN}".encode(), headers=()))
+    handler.answer = answer_with("200 OK", b"the token was another-secret-token", "Set-Cookie: id=a-secret-cookie")
+    junit = programs.directory / "junit.xml"
+    options = (
+        "--compare",
+        "--compare-header",
+        "Set-Cookie",
+        "--set",
+        "auth.application_token=another-secret-token",
+    )
+    for more in ((), ("--json",), ("--junit", str(junit))):
+        program = replay(programs, handler, "1", *options, *more)
+        assert code_of(program) == 1
+        seen = output(program) + errors(program) + (junit.read_text("utf-8") if junit.exists() else "")
+        for secret in (TOKEN, "another-secret-token", "a-secret-cookie"):
+            assert secret not in seen
+
+
+def test_what_was_pruned_meanwhile_is_no_success(programs: Programs, handler: RawServer) -> None:
+    for session in (1, 2):
+        some = (recording(number, id=f"{session}-{number}") for number in range(1, 201))
+        write(programs.directory / "recordings", session, *some, SessionEnd(0))
+    handler.hold = threading.Event()
+    program = programs.b24tunnel("replay", "*", "--to", handler.url)
+    handler.wait_for(1)
+    (programs.directory / "recordings" / "journal" / "session-000002-001.jsonl").unlink()
+    handler.hold.set()
+    program.wait()
+    assert code_of(program) == 3, str(program)
+    assert len(handler.requests) == 200
+    assert "200 sent, all answered 2xx.\nInterrupted.\n'b24tunnel replay --resume'" in output(program)
+    assert "session-000002-001.jsonl" in errors(program)

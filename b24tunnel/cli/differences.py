@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from b24tunnel.difference import Difference
     from b24tunnel.redact import Masker
 
-__all__ = ["difference_lines", "masked"]
-
 # Columns before the first difference that are shown of a value which is too long.
 _LEAD = 20
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from b24tunnel.cli.differences import masked
 from b24tunnel.cli.render import summary, what
 from b24tunnel.cli.replay_plan import Plan, planned
 from b24tunnel.cli.terminal import duration, print_json, print_table, say_unreadable
 from b24tunnel.difference import Difference
 from b24tunnel.differing import differences_of
 from b24tunnel.journal.runs import Run
+from b24tunnel.masked_differences import masked
 from b24tunnel.portal import State
 from b24tunnel.redact import Masker, shown_url
 from b24tunnel.replaying import LikeBitrix24

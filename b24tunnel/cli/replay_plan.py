@@ -20,6 +20,7 @@ from b24tunnel.recording import Recording
 from b24tunnel.replaying import Pace, Variation
 from b24tunnel.replaying.pace import Planned
 from b24tunnel.selecting import Selection
+from b24tunnel.through import Through
 
 if TYPE_CHECKING:
     from b24tunnel.cli.replay_asked import Asked
@@ -35,11 +36,13 @@ _WIDEST_EVENT = 40
 class Plan:
     """A run before it begins. ``total`` is how many are to be sent, None where nobody has counted.
 
-    ``widths`` are those of the ids and events of a short run, for lines that stand below each other.
+    ``through`` is what it selects from. ``widths`` are those of the ids and events of a short run, for lines that
+    stand below each other.
     """
 
     asked: Asked
     run: Run | None
+    through: Through | None
     journal: Journal
     selection: Selection
     variation: Variation
@@ -98,12 +101,25 @@ def planned(asked: Asked, run: Run | None, *, count: bool) -> Plan:
     ``count``: also of a long run it has to be known how many are to be sent.
     """
     journal = open_journal(asked.recordings)
-    begun = None if run is None else run.started_at
     options = {name: getattr(asked, name) for name in NAMES}
-    chosen = narrowing_of(**options, received_before=begun, attempts_before=begun)
+    through: Through | None
+    if run is None:
+        through = journal.through()
+        chosen = narrowing_of(**options, through=through)
+    else:
+        # As it was when the run began.
+        through = run.through
+        chosen = narrowing_of(
+            **options,
+            now=run.started_at,
+            through=through,
+            attempts_before=run.started_at,
+            attempts_without=run.sessions,
+        )
     plan = Plan(
         asked,
         run,
+        through,
         journal,
         Selection(journal, asked.selectors, asked.recordings, chosen),
         asked.variation(),

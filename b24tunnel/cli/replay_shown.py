@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from b24tunnel import allocator
-from b24tunnel.cli.differences import difference_lines, masked
+from b24tunnel.cli.differences import difference_lines
 from b24tunnel.cli.printing import Printer
 from b24tunnel.cli.render import attempt_json, outcome, what
 from b24tunnel.cli.replay_plan import Plan, planned
 from b24tunnel.cli.stopping import run_until_stopped
 from b24tunnel.cli.terminal import counted, duration, one_line, print_json, say_unreadable, visible
 from b24tunnel.journal.runs import Run
+from b24tunnel.masked_differences import masked
 from b24tunnel.redact import shown_url
 from b24tunnel.replaying import Report, Result, areplay
 from b24tunnel.replaying.junit import JUnitFile
@@ -74,6 +75,7 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                     journal=plan.journal,
                     arguments=arguments,
                     resumes=run,
+                    through=plan.through,
                     report=report,
                     on_result=shown.show,
                     on_note=_note,

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from functools import partial
 
 from b24tunnel import event_loop
@@ -25,6 +24,7 @@ from b24tunnel.replaying.report import Report
 from b24tunnel.replaying.sending import OnError, OnResult, Sending
 from b24tunnel.replaying.variations import Variation
 from b24tunnel.selecting import Selection
+from b24tunnel.through import Through
 
 _MOST_CONCURRENT = 1000
 
@@ -47,6 +47,7 @@ async def areplay(
     journal: Journal | None = None,
     arguments: Sequence[str] = (),
     resumes: Run | None = None,
+    through: Through | None = None,
     report: Report | None = None,
     on_result: OnResult = lambda result: None,
     on_note: Callable[[str], None] = lambda sentence: None,
@@ -65,8 +66,8 @@ async def areplay(
     With ``on_error="stop"`` the first wrong one ends the run.
 
     With a ``journal`` every attempt is noted in it, as a session of its own under ``arguments``, by which
-    `Journal.last_run` finds it; ``resumes=journal.last_run()`` passes over what that run delivered. A `Selection`
-    is read in a thread.
+    `Journal.last_run` finds it; ``resumes=journal.last_run()`` passes over what that run delivered, and
+    ``through=journal.through()`` notes what there was to select from. A `Selection` is read in a thread.
 
     ``report`` is filled while the run goes on, also when it raises; ``on_result`` gets each result, and what it
     returns is awaited before the next is sent; ``on_note`` gets sentences that a user should read. Setting
@@ -81,20 +82,18 @@ async def areplay(
     recordings = (recordings,) if isinstance(recordings, Recording) else recordings
     expect = (expect,) if isinstance(expect, str) else tuple(expect)
     concurrency = _concurrency(concurrency, pace)
-    sender_to = partial(
-        Sender, cause="replay", timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path
-    )
-    sender = sender_to(to)
+    sender_to = partial(Sender, timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path)
+    sender = sender_to(to, cause="replay")
     beside = None
     if against is not None:
-        beside = sender_to(against)
+        beside = sender_to(against, cause="against")
         compare = compare or Comparison()
     answers = None
     if compare is not None and against is None:
         if journal is None:
             raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
-        before = datetime.now(UTC) if resumes is None else resumes.started_at
-        answers = await asyncio.to_thread(journal.recorded_answers, before)
+        own = () if resumes is None else resumes.sessions
+        answers = await asyncio.to_thread(journal.recorded_answers, without=own)
     variation = variation or Variation()
     report.seed = variation.seed
     report.paced = pace is not None
@@ -108,6 +107,7 @@ async def areplay(
     # Whoever compares wants the same answer, and not that it is 2xx.
     expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
     begun = time.monotonic()
+    report.unsent = True  # until the run is over
     async with AsyncExitStack() as stack:
         if answers is not None:
             stack.enter_context(answers)
@@ -119,8 +119,11 @@ async def areplay(
                 purpose="replay",
                 arguments=tuple(arguments),
                 resumes=None if resumes is None else resumes.session,
+                through=through if resumes is None else resumes.through,
             )
             stack.push_async_callback(_closed, writer, report)
+            if resumes is not None:
+                await asyncio.to_thread(_check_alone, journal, resumes, writer.session)
         sending = Sending(
             _taking(remaining, stack, isinstance(recordings, Selection)),
             sender,
@@ -141,7 +144,7 @@ async def areplay(
         try:
             await sending.run(stop)
         except BaseException:
-            report.interrupted = report.unsent = True
+            report.interrupted = True
             raise
         finally:
             report.seconds = time.monotonic() - begun
@@ -166,6 +169,7 @@ def replay(
     journal: Journal | None = None,
     arguments: Sequence[str] = (),
     resumes: Run | None = None,
+    through: Through | None = None,
     report: Report | None = None,
     on_result: OnResult = lambda result: None,
     on_note: Callable[[str], None] = lambda sentence: None,
@@ -189,6 +193,7 @@ def replay(
             journal=journal,
             arguments=arguments,
             resumes=resumes,
+            through=through,
             report=report,
             on_result=on_result,
             on_note=on_note,
@@ -202,6 +207,15 @@ def _concurrency(given: int | None, pace: Pace | None) -> int:
     if not 1 <= given <= _MOST_CONCURRENT:
         raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {given}.")
     return given
+
+
+def _check_alone(journal: Journal, resumes: Run, own: int) -> None:
+    """Raise `WrongUsage` where somebody else has begun to go on with the same run."""
+    other = journal.resumed_elsewhere(resumes.session, own)
+    if other is not None:
+        raise WrongUsage(
+            f"Session {other} goes on with the replay of session {resumes.session}: wait for it, or end it."
+        )
 
 
 async def _closed(writer: JournalWriter, report: Report) -> None:

@@ -64,6 +64,7 @@ class Sending:
     on_note: Callable[[str], None] = lambda sentence: None
     _any_2xx: bool = field(init=False)
     _taken: int = field(default=0, init=False)
+    _left_one: bool = field(default=False, init=False)
     _said_not_compared: bool = field(default=False, init=False)
     _ending: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -85,7 +86,7 @@ class Sending:
             try:
                 if stopping is not None:
                     await asyncio.wait((all_sent, stopping), return_when=asyncio.FIRST_COMPLETED)
-                    self.report.interrupted = self.report.unsent = not all_sent.done()
+                    self.report.interrupted = not all_sent.done()
                 if not self.report.interrupted:
                     await all_sent
             finally:
@@ -98,8 +99,9 @@ class Sending:
             for failure in synced:
                 if isinstance(failure, BaseException):
                     raise failure
-            if self.report.stopped and not self.report.unsent:
-                self.report.unsent = await self.next_one() is not None
+            if self.report.stopped and not self._left_one:
+                self._left_one = await self.next_one() is not None
+            self.report.unsent = self.report.interrupted or self._left_one
 
     async def take(self) -> _Taken | None:
         """The next one as it is to be sent; None at the end."""
@@ -118,7 +120,7 @@ class Sending:
             recording = await self.filled(recording)
         late = 0.0 if self.pace is None else await self._late_at_its_turn(original, self.pace)
         if late is None:
-            self.report.unsent = True
+            self._left_one = True
             return None
         for change in self.changes:
             recording = change(recording)
