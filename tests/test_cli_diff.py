@@ -139,8 +139,9 @@ class TestShown:
         assert old == "  - …" + "x" * 20 + "1" + "y" * 33 + "…"
         assert new == "  + …" + "x" * 20 + "2" + "y" * 33 + "…"
 
-    def test_where_there_is_no_terminal_nothing_is_cut(self) -> None:
-        assert lines(("a", "1" * 5000, None)) == ["a", "  - " + "1" * 5000]
+    def test_where_there_is_no_terminal_megabytes_are_cut(self) -> None:
+        assert lines(("a", "1" * 1500, None)) == ["a", "  - " + "1" * 1500]
+        assert len(lines(("a", "1" * 5_000_000, None))[1]) == 2000
 
     @given(
         st.text(st.sampled_from("abц漢\u0301\x1b\n⏎\\x1b\udc80"), max_size=90),

@@ -1,7 +1,7 @@
 """Reading what was there at one moment while others write, rotate and prune: nothing is left out in silence."""
 
-import os
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import pytest
 from journal_files import BEGAN, write
 from programs import Programs
 
-from b24tunnel.errors import OutsideFailure
 from b24tunnel.journal import Journal, JournalWriter, files
 from b24tunnel.journal.extent import FileTakenAway
 from b24tunnel.journal.prune import prune
+from b24tunnel.journal.scan import Scan
 from b24tunnel.recording import Recording, to_line
 from b24tunnel.selecting import Selection
 
@@ -38,59 +38,59 @@ def path_of(directory: Path, session: int) -> Path:
     return files.segment_path(directory / "journal", session, 1)
 
 
-def read(journal: Journal, way: str) -> list[str]:
-    """All of what there is, one after the other, with a prune of what is old after the first."""
-    extent = journal.extent()
-    documents = {
-        "as they came": journal.documents(extent=extent),
-        "newest first": extent.newest_first(journal._scan),
-    }[way]
+def until_it_is_told(ids: Iterable[str]) -> tuple[list[str], FileTakenAway]:
+    """What is given out, and then that a file is not there as it was."""
     found: list[str] = []
     with pytest.raises(FileTakenAway) as raised:
-        for document in documents:
-            found.append(document["id"])
-            if len(found) == 1:
-                prune(journal.directory, older_than=timedelta(1))
-    assert raised.value.exit_code == 3
-    assert str(raised.value).count(". ") == 0
-    found.append(str(raised.value).split()[0])
-    return found
+        found.extend(ids)
+    return found, raised.value
+
+
+def then_pruned(journal: Journal, ids: Iterable[str]) -> Iterator[str]:
+    """The same ids, with a prune of what is old after the first."""
+    for number, one in enumerate(ids):
+        if number == 0:
+            prune(journal.directory, older_than=timedelta(1))
+        yield one
 
 
 class TestAPruneMeanwhile:
     def test_what_stands_before_is_given_out_and_then_it_is_told(self, tmp_path: Path) -> None:
-        ids = fill(tmp_path)
-        assert read(Journal.open(tmp_path), "as they came") == [*ids[:4], str(path_of(tmp_path, 2))]
+        ids, journal = fill(tmp_path), Journal.open(tmp_path)
+        documents = journal.documents(extent=journal.extent())
+        found, raised = until_it_is_told(then_pruned(journal, (document["id"] for document in documents)))
+        assert found == ids[:4]
+        assert str(path_of(tmp_path, 2)) in str(raised)
 
     def test_and_so_it_is_from_the_end(self, tmp_path: Path) -> None:
-        ids = fill(tmp_path)
-        assert read(Journal.open(tmp_path), "newest first") == [*ids[:7:-1], str(path_of(tmp_path, 2))]
+        ids, journal = fill(tmp_path), Journal.open(tmp_path)
+        documents = journal.extent().newest_first(Scan(journal.directory))
+        found, raised = until_it_is_told(then_pruned(journal, (document["id"] for document in documents)))
+        assert found == ids[:7:-1]
+        assert str(path_of(tmp_path, 2)) in str(raised)
 
     @pytest.mark.parametrize("what", ["removed", "rewritten", "shorter"])
-    def test_a_selection_says_which_file(self, tmp_path: Path, what: str) -> None:
-        fill(tmp_path)
+    def test_it_says_which_file(self, tmp_path: Path, what: str) -> None:
+        ids = fill(tmp_path)
         path = path_of(tmp_path, 2)
         content = path.read_bytes()
-        chosen = iter(Selection(Journal.open(tmp_path), (), tmp_path))
-        first = next(chosen)
-        # As much as this was read ahead, so the rest lies in a session of its own.
-        assert first.id == "1-1"
-        selection = Selection(Journal.open(tmp_path), ["last:2", "1", "2"], tmp_path)
-        extent = Journal.open(tmp_path).extent()
-        if what == "shorter":
+        journal = Journal.open(tmp_path)
+        extent = journal.extent()
+        if what == "removed":
+            path.unlink()
+        elif what == "shorter":
             path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
         else:
-            path.unlink()
-        if what == "rewritten":
             (tmp_path / "beside").write_bytes(content)
-            os.replace(tmp_path / "beside", path)
-        found = []
-        with pytest.raises(OutsideFailure, match=f"{path.name} was removed or rewritten before it could be read"):
-            for document in Journal.open(tmp_path).documents(extent=extent):
-                found.append(document["id"])
-        assert found == ["1-1", "1-2", "1-3", "1-4"]
-        if what == "rewritten":
-            assert selection.count() == 10  # asked again, it is what there is
+            (tmp_path / "beside").replace(path)
+        found, raised = until_it_is_told(document["id"] for document in journal.documents(extent=extent))
+        assert found == ids[:4]
+        assert f"{path} was removed or rewritten before it could be read" in str(raised)
+        assert raised.exit_code == 3
+        assert str(raised).count(". ") == 0
+        # Asked again, it is what there is.
+        left = {"removed": 8, "shorter": 11, "rewritten": 12}
+        assert Selection(journal, (), tmp_path).count() == left[what]
 
     def test_what_is_not_selected_may_go(self, tmp_path: Path) -> None:
         fill(tmp_path)
@@ -115,11 +115,10 @@ class TestAPruneMeanwhile:
 
         # Between looking for the first one and reading from there on.
         monkeypatch.setattr(files, "lines_in", pruned_before)
-        found = []
-        with pytest.raises(FileTakenAway, match="000002"):
-            for document in journal.latest_documents(150, journal.extent()):
-                found.append(document["id"])
+        latest = journal.latest_documents(150, journal.extent())
+        found, raised = until_it_is_told(document["id"] for document in latest)
         assert found == ids[50:100]
+        assert str(path_of(tmp_path, 2)) in str(raised)
 
     def test_of_many_of_the_last_the_first_may_be_gone(self, tmp_path: Path) -> None:
         fill(tmp_path, sessions=2, each=100)
@@ -134,14 +133,18 @@ class TestAPruneMeanwhile:
     def test_another_process_prunes_while_a_selection_is_gone_through(
         self, tmp_path: Path, programs: Programs
     ) -> None:
-        ids = fill(tmp_path / "recordings", sessions=3, each=200)
-        found = []
-        with pytest.raises(FileTakenAway, match="session-000002-001.jsonl"):
-            for one in Selection(Journal.open(tmp_path / "recordings"), (), tmp_path):
-                if not found:
+        recordings = tmp_path / "recordings"
+        ids = fill(recordings, sessions=3, each=200)
+
+        def pruned_after_the_first() -> Iterator[str]:
+            for number, one in enumerate(Selection(Journal.open(recordings), (), tmp_path)):
+                if number == 0:
                     assert programs.run("prune", "--older-than", "1d").process.returncode == 0
-                found.append(one.id)
+                yield one.id
+
+        found, raised = until_it_is_told(pruned_after_the_first())
         assert found == ids[:200]
+        assert str(path_of(recordings, 2)) in str(raised)
 
 
 class TestWhatIsNoHarm:
@@ -160,7 +163,7 @@ class TestWhatIsNoHarm:
                 break
             assert [document["id"] for document in journal.documents(extent=extent)] == expected
         assert [document["id"] for document in journal.documents(extent=extent)] == expected
-        assert [document["id"] for document in extent.newest_first(journal._scan)] == expected[::-1]
+        assert [document["id"] for document in extent.newest_first(Scan(journal.directory))] == expected[::-1]
         assert [document["id"] for document in journal.latest_documents(3, extent)] == expected[-3:]
 
     def test_another_process_cuts_a_torn_line_off(self, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Runs of replay: which was the last one, whether it was whole, and what it has delivered, also after kill -9."""
 
+import json
+import os
 import sys
+import threading
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +17,7 @@ from journal_files import write as write_listening
 from programs import Programs, wait_until
 
 from b24tunnel.errors import WrongUsage
-from b24tunnel.journal import Journal, JournalWriter, Run
+from b24tunnel.journal import Journal, JournalWriter, Run, files
 from b24tunnel.journal import scan as scan_module
 from b24tunnel.journal.numbers import Numbers
 from b24tunnel.journal.prune import prune
@@ -31,6 +34,7 @@ from b24tunnel.recording import (
     from_line,
     to_line,
 )
+from b24tunnel.through import Through
 
 ARGUMENTS = ("replay", "last:3", "--to", "http://h/")
 
@@ -49,11 +53,12 @@ def write(
     *records: Record | bytes,
     arguments: tuple[str, ...] = ARGUMENTS,
     resumes: int | None = None,
+    through: Through | None = None,
     segment: int = 1,
 ) -> Path:
     """A file of a replay's session."""
     began = BEGAN + timedelta(minutes=session)
-    start = SessionStart(session, began, purpose="replay", arguments=arguments, resumes=resumes)
+    start = SessionStart(session, began, purpose="replay", arguments=arguments, resumes=resumes, through=through)
     return write_lines(directory, session, (start, *records), segment)
 
 
@@ -65,8 +70,20 @@ class TestTheLastRun:
     def test_there_is_none(self, tmp_path: Path) -> None:
         assert last_run(tmp_path) is None
         write_listening(tmp_path, 1, recording("1-1"), SessionEnd(0))
+        assert Journal.open(tmp_path).last_run(with_arguments=False) is None
         write(tmp_path, 2, attempt("1-1"), SessionEnd(0), arguments=())  # from Python
         assert last_run(tmp_path) is None
+
+    def test_one_from_python_counts_where_that_is_asked_for(self, tmp_path: Path) -> None:
+        write(tmp_path, 1, attempt("9-1"), SessionEnd(0))
+        write(tmp_path, 2, attempt("9-1"), SessionEnd(3), arguments=())
+        write(tmp_path, 3, attempt("9-2"), SessionEnd(1), arguments=(), resumes=2)
+        began = BEGAN + timedelta(minutes=2)
+        run = Journal.open(tmp_path).last_run(with_arguments=False)
+        assert run == Run(3, (2, 3), began, (), finished=False, running=False)
+        found = last_run(tmp_path)
+        assert found is not None
+        assert found.session == 1
 
     def test_it_is_the_newest_and_was_whole(self, tmp_path: Path) -> None:
         write(tmp_path, 1, SessionEnd(4), arguments=("replay", "earlier"))
@@ -103,6 +120,44 @@ class TestTheLastRun:
         write(tmp_path, 7, attempt("9-3"), SessionEnd(0), arguments=(), resumes=4)
         began = BEGAN + timedelta(minutes=2)
         assert last_run(tmp_path) == Run(7, (2, 4, 7), began, ARGUMENTS, finished=True, running=False)
+
+    def test_the_newest_command_line_holds(self, tmp_path: Path) -> None:
+        write(tmp_path, 2, SessionEnd(2))
+        write(tmp_path, 4, SessionEnd(1), arguments=("replay", "--to", "http://elsewhere/"), resumes=2)
+        write(tmp_path, 7, SessionEnd(1), arguments=(), resumes=4)
+        run = last_run(tmp_path)
+        assert run is not None
+        assert (run.sessions, run.arguments) == ((2, 4, 7), ("replay", "--to", "http://elsewhere/"))
+
+    def test_what_it_selects_from_is_the_firsts_and_so_is_when_it_began(self, tmp_path: Path) -> None:
+        through = Through(BEGAN - timedelta(days=1), 1, {1: 5})
+        write(tmp_path, 2, SessionEnd(2), through=through)
+        path = write(tmp_path, 4, SessionEnd(1), resumes=2, through=through)
+        for _ in range(2):
+            run = last_run(tmp_path)
+            assert run is not None
+            assert (run.session, run.through, run.started_at) == (4, through, through.at)
+            files.segment_path(path.parent, 2, 1).unlink(missing_ok=True)  # as a prune may
+
+    def test_two_that_resumed_it_at_once_both_belong_to_it(self, tmp_path: Path) -> None:
+        write(tmp_path, 2, attempt("9-1"), SessionEnd(2))
+        write(tmp_path, 3, attempt("9-9"), SessionEnd(2))
+        write(tmp_path, 4, attempt("9-2"), resumes=2)
+        write(tmp_path, 5, SessionEnd(1), resumes=2)  # it gave up
+        for _ in range(2):
+            run = last_run(tmp_path)
+            assert run is not None
+            assert (run.session, run.finished, run.running) == (5, False, False)
+            assert run.sessions[-2:] == (4, 5)
+            files.segment_path(tmp_path / "journal", 2, 1).unlink(missing_ok=True)  # as a prune may
+        write(tmp_path, 4, attempt("9-2"), SessionEnd(0), resumes=2)
+        run = last_run(tmp_path)
+        assert run is not None
+        assert (run.sessions, run.finished) == ((4, 5), True)
+        write(tmp_path, 6, SessionEnd(2), resumes=3)
+        run = last_run(tmp_path)
+        assert run is not None
+        assert (run.sessions, run.finished) == ((3, 6), False)
 
     def test_a_prune_may_have_removed_the_first_of_them(self, tmp_path: Path) -> None:
         write(tmp_path, 4, attempt("9-2"), resumes=2)
@@ -216,6 +271,53 @@ class TestWhileItRuns:
         assert not (tmp_path / "journal").exists()
 
 
+class TestTwoThatResumeOne:
+    def test_the_later_one_finds_the_earlier_one(self, tmp_path: Path) -> None:
+        journal = Journal.open(tmp_path)
+        write(tmp_path, 2, SessionEnd(1))
+        write(tmp_path, 3, SessionEnd(1))
+        write_listening(tmp_path, 4, recording("4-1"))
+        write(tmp_path, 5, resumes=3)
+        write(tmp_path, 6, SessionEnd(1), resumes=2)
+        write(tmp_path, 7, SessionEnd(1), resumes=2)
+        found = {own: journal.resumed_elsewhere(2, own) for own in (5, 6, 7, 8)}
+        assert found == {5: None, 6: None, 7: 6, 8: 6}
+        assert [journal.resumed_elsewhere(session, 8) for session in (1, 3, 6, 7)] == [None, 5, None, None]
+
+    def test_one_that_is_just_about_to_begin_is_waited_for(self, tmp_path: Path) -> None:
+        write(tmp_path, 1, SessionEnd(1))
+        path = write_lines(tmp_path, 2, ())
+        timer = threading.Timer(0.05, lambda: write(tmp_path, 2, resumes=1))
+        timer.start()
+        assert Journal.open(tmp_path).resumed_elsewhere(1, 3) == 2
+        timer.join()
+        path.write_bytes(b"")
+        long_ago = BEGAN.timestamp()
+        os.utime(path, (long_ago, long_ago))  # its writer was killed
+        assert Journal.open(tmp_path).resumed_elsewhere(1, 3) is None
+
+    @pytest.mark.parametrize("count", [2, 6])
+    def test_of_processes_that_resume_one_at_once_one_goes_on(
+        self, tmp_path: Path, programs: Programs, count: int
+    ) -> None:
+        write(tmp_path, 1, attempt("9-1"), SessionEnd(1))
+        for round_ in range(3):
+            go = tmp_path / f"go-{round_}"
+            before = last_run(tmp_path)
+            assert before is not None
+            program = (sys.executable, "-c", _RESUMES, str(tmp_path), str(go), str(before.session))
+            resuming = [programs.start(*program) for _ in range(count)]
+            wait_until(lambda: all(one.lines for one in resuming), "processes that are ready")  # noqa: B023
+            go.touch()
+            said = [json.loads(one.lines[-1]) for one in resuming if one.wait() == 0]
+            assert len(said) == count
+            assert sorted(own for own, _ in said) == [before.session + number + 1 for number in range(count)]
+            assert [own for own, other in said if other is None] == [before.session + 1]
+            after = last_run(tmp_path)
+            assert after is not None
+            assert after.sessions == tuple(range(1, before.session + count + 1))
+
+
 class TestWhatWasDelivered:
     def test_it_is_taken_as_often_as_it_was_delivered(self, tmp_path: Path) -> None:
         write(tmp_path, 1, attempt("9-1"), attempt("9-1", 500), attempt("saved"), attempt("9-2"), attempt("9-1"))
@@ -237,6 +339,9 @@ class TestWhatWasDelivered:
             (attempt("9-1", None, error="cannot connect: connection refused"), False),
             (attempt("9-1", None, error="interrupted: b24tunnel stopped"), False),
             (attempt("9-1", 200, cause="forward"), False),
+            (attempt("9-1", 200, cause="against"), False),
+            (attempt("saved", 200, cause="against"), False),
+            (attempt("9-1", None, cause="against", error="timed out: no answer"), False),
             (attempt("9-1", None, cause="forward", error="timed out: no answer"), False),
         ],
     )
@@ -292,6 +397,23 @@ def test_opening_a_journal_reads_none_of_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Scan, "lines", fail)
     Journal.open(tmp_path)
 
+
+_RESUMES = """
+import asyncio, json, sys, time
+from pathlib import Path
+from b24tunnel.journal import Journal, JournalWriter
+
+async def main(directory, go, session):
+    print("0", flush=True)
+    while not go.exists():
+        time.sleep(0.001)
+    writer = JournalWriter(directory, purpose="replay", arguments=("replay", "x"), resumes=session)
+    other = Journal.open(directory).resumed_elsewhere(session, writer.session)
+    await writer.close(pending=1)
+    print(json.dumps([writer.session, other]), flush=True)
+
+asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+"""
 
 _REPLAYS_FOR_EVER = """
 import asyncio, sys

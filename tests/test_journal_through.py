@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from journal_files import BEGAN, write, write_lines
+from waiting import until
 
 from b24tunnel.journal import Journal, JournalWriter, files
 from b24tunnel.journal.writing_mark import mark_as_written
@@ -110,8 +111,7 @@ async def test_it_is_exact_at_any_moment_under_load(tmp_path: Path) -> None:
     taken: list[tuple[set[str], Through, set[str]]] = []
     for _ in range(12):
         goal = len(acknowledged) + chance.randint(1, 60)
-        while len(acknowledged) < goal:
-            await asyncio.sleep(0)
+        await until(lambda: len(acknowledged) >= goal)  # noqa: B023  it is awaited here
         before = set(acknowledged)
         through = await asyncio.to_thread(journal.through)
         taken.append((before, through, {document["id"] for document in journal.documents()}))

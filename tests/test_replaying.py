@@ -30,7 +30,7 @@ from b24tunnel.replaying import (
     areplay,
     replay,
 )
-from b24tunnel.selecting import Selection
+from b24tunnel.selecting import Narrowing, Selection
 
 MOMENT = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)
 
@@ -157,6 +157,31 @@ class TestItsEnd:
         report = await areplay(recordings(9), handler.url, on_error="stop")
         assert [number_of(request) for request in handler.requests] == [1, 2, 3]
         assert (report.sent, report.stopped, report.interrupted) == (3, True, False)
+
+    async def test_nobody_waits_for_the_next_moment_then(self, handler: RawServer) -> None:
+        handler.answer = answer_with("500 Oh")
+        an_hour_later = recording(2, received_at=MOMENT + timedelta(hours=1))
+        pace = OriginalPace(max_gap=86_400)
+        report = await areplay([recording(1), an_hour_later], handler.url, on_error="stop", pace=pace)
+        assert (report.sent, report.stopped, report.unsent) == (1, True, True)
+
+    async def test_looking_for_the_next_one_holds_nothing_up(self, handler: RawServer, tmp_path: Path) -> None:
+        write(tmp_path, 1, *recordings(3))
+        found = threading.Event()
+
+        def slowly(document: Any) -> bool:
+            return document["id"] == "1-1" or (found.wait(DEADLINE) and document["id"] == "1-3")
+
+        chosen = Selection(Journal.open(tmp_path), narrowing=Narrowing(where=(slowly,)))
+        run = asyncio.create_task(areplay(chosen, handler.url, timeout=1))
+        # The first has come and was answered while the second is being looked for.
+        await asyncio.to_thread(handler.wait_for, 1)
+        while handler.answered < 1:
+            await asyncio.to_thread(found.wait, 0.01)
+        assert not run.done()
+        found.set()
+        assert (await run).ok
+        assert [number_of(request) for request in handler.requests] == [1, 3]
 
     async def test_what_is_under_way_then_is_still_answered(self, handler: RawServer) -> None:
         three = threading.Barrier(3)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Columns before the first difference that are shown of a value which is too long.
 _LEAD = 20
+_LONGEST_LINE = 2000
 
 
 def difference_lines(
@@ -25,10 +26,11 @@ def difference_lines(
     """Lines for people: the place, then what stands there before (``- ``) and after (``+ ``).
 
     Without a masker nothing is masked. ``width``: columns that a line may have; left out, the terminal's where
-    there are colours, and else lines are not cut. A value that is too long is cut around what differs first.
+    there are colours, and else so many that megabytes are not among them. A value that is too long is cut around
+    what differs first; JSON has it whole.
     """
-    if width is None and colours:
-        width = shutil.get_terminal_size().columns
+    if width is None:
+        width = shutil.get_terminal_size().columns if colours else _LONGEST_LINE
     lines: list[str] = []
     for difference in differences:
         where, before, after = masked(difference, masker)
@@ -42,7 +44,7 @@ def difference_lines(
         start = _first_difference(old or "", new or "") if old is not None and new is not None else 0
         for sign, text, colour in (("-", old, "red"), ("+", new, "green")):
             if text is not None:
-                line = f"  {sign} {_cut(text, start, None if width is None else width - 4) or '(empty)'}"
+                line = f"  {sign} {_cut(text, start, width - 4) or '(empty)'}"
                 lines.append(click.style(line, fg=colour) if colours else line)
     return lines
 
@@ -56,10 +58,8 @@ def _first_difference(before: str, after: str) -> int:
     return next((place for place, (old, new) in pairs if old != new), min(len(before), len(after)))
 
 
-def _cut(text: str, start: int, width: int | None) -> str:
+def _cut(text: str, start: int, width: int) -> str:
     """At most ``width`` columns of it, with the character at ``start``, and ``…`` where something is left out."""
-    if width is None:
-        return text
     from rich.cells import cell_len, set_cell_size
 
     width = max(width, 2 * _LEAD)

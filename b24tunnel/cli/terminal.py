@@ -144,7 +144,9 @@ def local_time(moment: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``850 ms``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """``0.8 ms``, ``850 ms``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if 0 < seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:

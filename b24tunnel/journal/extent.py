@@ -135,7 +135,8 @@ def through_now(scan: Scan) -> Through:
     at, newest, numbers = datetime.now(UTC), 0, {}
     for session, grouped in groupby(scan.segments(), key=attrgetter("session")):
         newest, own = session, list(grouped)
-        if files.is_live(own[-1]) or not files.end_of_lines(own[-1].path):
+        # Marked before it has a line: looked at in the other order, it could be neither.
+        if not files.end_of_lines(own[-1].path) or files.is_live(own[-1]):
             places = (document.place for document in scan.documents(reversed(own), from_end=True))
             numbers[session] = next((place[1] for place in places if place and place[0] == session), 0)
     return Through(at, newest, numbers)
@@ -143,12 +144,11 @@ def through_now(scan: Scan) -> Through:
 
 def _part(scan: Scan, segment: Segment) -> Part | None:
     """A segment as it is; None where it was removed meanwhile."""
-    growing = files.is_being_written(segment.path)
     with files.reading(segment.path), segment.path.open("rb") as file:
         status = os.fstat(file.fileno())
         end = files.end_of_lines_in(file)
         # A file without a line is one whose writer is just about to mark it as its own.
-        if end and not growing:
+        if end and not files.is_being_written(segment.path):
             return Part(segment, status.st_dev, status.st_ino, end)
         last = next(scan.documents((segment,), from_end=True), None)
         last_id = None if last is None else last["id"]

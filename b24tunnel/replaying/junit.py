@@ -23,6 +23,8 @@ from b24tunnel.redact import Masker
 from b24tunnel.replaying.answered import answered
 from b24tunnel.replaying.result import Result
 
+# What is there may lead to a file that somebody else is writing, such as /dev/stdout.
+_NO_FILES = (("/", "dev"), ("/", "proc"))
 _LONGEST_MESSAGE = 500
 _LONGEST_NAME = 200
 _LONGEST_VALUE = 2_000
@@ -157,6 +159,8 @@ class JUnitFile:
 def _target(path: Path) -> Path:
     """The file to replace: what a link leads to. Raises `OSError` where a file cannot be put."""
     try:
+        if path.parts[:2] in _NO_FILES or str(path) == "-":
+            raise OSError("it is no file of its own")
         target = path.resolve()
     except (ValueError, RuntimeError) as error:  # a zero byte, and links that lead to each other
         raise OSError(str(error)) from error

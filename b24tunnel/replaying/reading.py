@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
 
 from b24tunnel.recording import Recording
 
-# How many are read at a time, and how large their bodies may be together.
-_AT_A_TIME = 64
-_BYTES_AT_A_TIME = 1024 * 1024
+# How many are read ahead, and how large their bodies may be together. In turns with sending each costs more.
+_AHEAD = 64
+_BYTES_AHEAD = 1024 * 1024
 
 
 class Reader:
@@ -27,56 +26,65 @@ class Reader:
         self._recordings = recordings
         self._loop = asyncio.get_running_loop()
         self._read: deque[Recording] = deque()
-        self._news = asyncio.Event()
-        self._is_asked = False
+        self._bytes_read = 0  # counted by the thread
+        self._bytes_given = 0  # ... and by the event loop
         self._is_over = False
         self._failure: Exception | None = None
-        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._is_waited_for = False
+        self._news = asyncio.Event()
+        self._has_room = threading.Event()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="reader of recordings", daemon=True)
         self._thread.start()
 
     async def next(self) -> Recording | None:
         """The next one, None at the end; raises what the iterator raised, after what came before that."""
         while not self._read:
-            if self._failure is not None:
-                raise self._failure
-            if self._is_over:
-                return None
-            self._ask()
             self._news.clear()
-            await self._news.wait()
-        if len(self._read) <= _AT_A_TIME // 2:
-            self._ask()
-        return self._read.popleft()
+            self._is_waited_for = True
+            # What was read before the thread could see that somebody waits is not told.
+            if not self._read and not self._is_over:
+                await self._news.wait()
+            self._is_waited_for = False
+            if not self._read and self._is_over:
+                if self._failure is not None:
+                    raise self._failure
+                return None
+        recording = self._read.popleft()
+        self._bytes_given += len(recording.body)
+        if len(self._read) <= _AHEAD // 4 and not self._has_room.is_set():
+            self._has_room.set()
+        return recording
 
     def close(self) -> None:
         """End the thread once it has nothing under way."""
-        self._asked.put(False)
-
-    def _ask(self) -> None:
-        if not self._is_asked and not self._is_over:
-            self._is_asked = True
-            self._asked.put(True)
+        self._is_closed = True
+        self._has_room.set()
 
     def _work(self) -> None:
-        while self._asked.get():
-            some: list[Recording] = []
-            size = 0
-            is_over, failure = False, None
-            try:
-                for recording in self._recordings:
-                    some.append(recording)
-                    size += len(recording.body)
-                    if len(some) == _AT_A_TIME or size > _BYTES_AT_A_TIME:
-                        break
-                else:
-                    is_over = True
-            except Exception as error:
-                is_over, failure = True, error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants them any more
-                self._loop.call_soon_threadsafe(self._take, some, is_over, failure)
+        try:
+            for recording in self._recordings:
+                self._bytes_read += len(recording.body)
+                self._read.append(recording)
+                self._tell()
+                self._wait_for_room()
+                if self._is_closed:
+                    return
+        except Exception as error:
+            self._failure = error
+        self._is_over = True
+        self._tell()
 
-    def _take(self, some: list[Recording], is_over: bool, failure: Exception | None) -> None:
-        self._read.extend(some)
-        self._is_asked, self._is_over, self._failure = False, is_over, failure
-        self._news.set()
+    def _wait_for_room(self) -> None:
+        while not self._is_closed and not self._may_read_on():
+            self._has_room.clear()
+            if not self._may_read_on():
+                self._has_room.wait()
+
+    def _may_read_on(self) -> bool:
+        return len(self._read) < _AHEAD and self._bytes_read - self._bytes_given < _BYTES_AHEAD
+
+    def _tell(self) -> None:
+        if self._is_waited_for:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants them any more
+                self._loop.call_soon_threadsafe(self._news.set)
