@@ -44,13 +44,12 @@ class Narrowing:
     through: Through | None = None
     attempts_before: datetime | None = None
     attempts_without: Collection[int] = ()
-    received_before: datetime | None = None
 
     def __post_init__(self) -> None:
         """Raises `WrongUsage` for a time without a zone, and where nothing is both since and until."""
         object.__setattr__(self, "where", tuple(self.where))
         object.__setattr__(self, "attempts_without", frozenset(self.attempts_without))
-        for name in ("since", "until", "received_before", "attempts_before"):
+        for name in ("since", "until", "attempts_before"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise WrongUsage(f"{name} has no time zone: give an aware datetime.")
@@ -75,7 +74,7 @@ class Narrowing:
     @property
     def narrows(self) -> bool:
         """Whether it may leave anything out."""
-        return bool(self.options) or self.through is not None or self.received_before is not None
+        return bool(self.options) or self.through is not None
 
     def over(self, journal: Journal) -> Narrowed:
         """It, made ready for this journal: all attempts are read now where they count."""
@@ -92,8 +91,7 @@ class Narrowed:
         self._narrowing = narrowing
         self._outcomes = outcomes
         self._since = narrowing.since
-        ends = [end for end in (narrowing.until, narrowing.received_before) if end is not None]
-        self._until = min(ends) if ends else None
+        self._until = narrowing.until
         self._through = narrowing.through
         self._timed = self._since is not None or self._until is not None
         # The sort is stable: those that need no parsing come first, each kind in the order given.

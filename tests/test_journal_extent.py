@@ -1,9 +1,12 @@
 """Reading what was there at one moment while others write, rotate and prune: nothing is left out in silence."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from journal_files import BEGAN, write
@@ -13,6 +16,7 @@ from b24tunnel.journal import Journal, JournalWriter, files
 from b24tunnel.journal.extent import FileTakenAway
 from b24tunnel.journal.prune import prune
 from b24tunnel.journal.scan import Scan
+from b24tunnel.journal.writing_mark import mark_as_written
 from b24tunnel.recording import Recording, to_line
 from b24tunnel.selecting import Selection
 
@@ -108,10 +112,10 @@ class TestAPruneMeanwhile:
         journal = Journal.open(tmp_path)
         read = files.lines_in
 
-        def pruned_before(file: object, passed_over: tuple[bytes, ...]) -> object:
+        def pruned_before(file: BinaryIO, passed_over: tuple[bytes, ...]) -> Iterator[bytes]:
             monkeypatch.setattr(files, "lines_in", read)
             prune(journal.directory, older_than=timedelta(1))
-            return read(file, passed_over)  # type: ignore[arg-type]
+            return read(file, passed_over)
 
         # Between looking for the first one and reading from there on.
         monkeypatch.setattr(files, "lines_in", pruned_before)
@@ -129,6 +133,26 @@ class TestAPruneMeanwhile:
             with pytest.raises(FileTakenAway):
                 list(journal.latest_documents(count, extent))
         assert [one.id for one in journal.latest(150)] == ["1-100", "2-100"]
+
+    def test_of_many_of_the_last_the_first_may_be_cut_off_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a writer does with what the disk did not take."""
+        large = (replace(recording(f"1-{number}"), body=b"x" * 5000) for number in range(1, 151))
+        path = write(tmp_path, 1, *large)
+        journal = Journal.open(tmp_path)
+        read = files.lines_in
+
+        def cut_before(file: BinaryIO, passed_over: tuple[bytes, ...]) -> Iterator[bytes]:
+            os.truncate(path, path.stat().st_size // 10)
+            return read(file, passed_over)
+
+        with path.open("r+b") as file:
+            mark_as_written(file.fileno())
+            extent = journal.extent()
+            monkeypatch.setattr(files, "lines_in", cut_before)
+            with pytest.raises(FileTakenAway):
+                list(journal.latest_documents(120, extent))
 
     def test_another_process_prunes_while_a_selection_is_gone_through(
         self, tmp_path: Path, programs: Programs

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journal_files import write as write_file
+from journal_files import write_lines
 from programs import Programs, wait_until
 from tinydb import where
 
 from b24tunnel import form
 from b24tunnel.event import Event
 from b24tunnel.journal import Journal, JournalUnreadable, JournalWriter, files
-from b24tunnel.recording import Attempt, Recording, SessionEnd, to_line
+from b24tunnel.recording import Attempt, Recording, SessionEnd, SessionStart, to_line
 
 NOW = datetime(2026, 11, 25, 14, 15, 3, tzinfo=UTC)
 HANDLER = "http://127.0.0.1:8000/handler"
@@ -401,6 +403,9 @@ class TestPending:
             ([attempt("1-1", error="timed out: …")], []),
             ([refused("1-1"), attempt("1-1")], []),
             ([attempt("1-1"), refused("1-1")], []),
+            ([replace(attempt("1-1"), cause="replay")], []),
+            ([replace(attempt("1-1"), cause="against")], ["1-1"]),
+            ([replace(attempt("1-1", error="timed out: …"), cause="against")], ["1-1"]),
         ],
         ids=itertools.count(),
     )
@@ -409,6 +414,23 @@ class TestPending:
     ) -> None:
         write(tmp_path, 1, recording("1-1"), *attempts)
         assert Journal.open(tmp_path).pending() == expected
+        # As another program may write them.
+        odd = [to_line(one).replace(b'"v":1,', b'"v": 1,') for one in attempts]
+        write(tmp_path, 1, recording("1-1"), *odd)
+        assert Journal.open(tmp_path).pending() == expected
+
+    @pytest.mark.parametrize("cause", ["against", "forward"])
+    def test_of_several_handlers_one_waits_though_a_replay_compared_its_answers(
+        self, tmp_path: Path, cause: Any
+    ) -> None:
+        start = SessionStart(1, NOW, HANDLER, routes=((HANDLER, ("*",)), ("http://other/", ("*",))))
+        other = "http://other/"
+        beside = replace(attempt("1-1"), target=other, cause=cause)
+        write_lines(tmp_path, 1, (start, recording("1-1"), attempt("1-1"), beside))
+        debts = Journal.open(tmp_path).debts()
+        assert [(debt.id, debt.is_open_at(HANDLER), debt.is_open_at(other)) for debt in debts] == (
+            [("1-1", False, True)] if cause == "against" else []
+        )
 
     def test_they_are_named_in_order(self, tmp_path: Path) -> None:
         write(tmp_path, 1, *(recording(f"1-{n}") for n in (1, 2, 3)), attempt("1-2"))

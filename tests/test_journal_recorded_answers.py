@@ -100,6 +100,10 @@ class TestWhichOneItIs:
         assert answer(tmp_path) == first
         assert answer(tmp_path, "1-2") is None
         assert recorded_answer(beside) is None
+        odd = [to_line(one).replace(b'"v":1,', b'"v": 1,') for one in beside]
+        write(tmp_path, 1, recording("1-1"), *odd, first, *odd)
+        assert answer(tmp_path) == first
+        assert answer(tmp_path, "1-2") is None
 
     def test_none_of_the_sessions_that_are_left_out(self, tmp_path: Path) -> None:
         first, second = replayed("1-1", 3), replayed("1-1", 2)

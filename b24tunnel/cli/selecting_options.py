@@ -62,7 +62,6 @@ def narrowing_of(
     through: Through | None = None,
     attempts_before: datetime | None = None,
     attempts_without: Collection[int] = (),
-    received_before: datetime | None = None,
 ) -> Narrowing:
     """What the options' values say; what else `Narrowing` takes goes through. Raises `WrongUsage`.
 
@@ -83,5 +82,4 @@ def narrowing_of(
         through=through,
         attempts_before=attempts_before,
         attempts_without=attempts_without,
-        received_before=received_before,
     )

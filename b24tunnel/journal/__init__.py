@@ -1,6 +1,7 @@
 """The journal: append-only files of recordings and attempts, a session a file, under `recordings/journal/`."""
 
 from b24tunnel.journal.attempts import History
+from b24tunnel.journal.extent import FileTakenAway
 from b24tunnel.journal.files import JournalUnreadable, LaterFormat, TornLine
 from b24tunnel.journal.reader import Journal
 from b24tunnel.journal.recorded_answers import RecordedAnswers, recorded_answer
@@ -10,6 +11,7 @@ from b24tunnel.journal.writer import JournalUnwritable, JournalWriter
 
 __all__ = [
     "Delivered",
+    "FileTakenAway",
     "History",
     "Journal",
     "JournalUnreadable",

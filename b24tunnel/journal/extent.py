@@ -109,11 +109,8 @@ class Extent:
     def _from(self, scan: Scan, first: Document) -> Iterator[Document]:
         """Its recordings from this one on."""
         sought, place = first["id"], first.place
-        sessions = (
-            None
-            if place is None
-            else {one.segment.session for one in self.parts if one.segment.session >= place[0]}
-        )
+        found_in = {part.segment.session for part in self.parts}
+        sessions = found_in if place is None else {session for session in found_in if session >= place[0]}
         from_there = dropwhile(lambda document: document["id"] != sought, self.documents(scan, sessions))
         found = next(from_there, None)
         if found is None:
@@ -159,16 +156,17 @@ def _part(scan: Scan, segment: Segment) -> Part | None:
 def _lines(scan: Scan, part: Part, *, from_end: bool = False) -> Iterator[bytes]:
     """A segment's lines but for those that are surely no recording's; raises `FileTakenAway`."""
     path = part.segment.path
-    with files.reading(path), _opened(part) as file:
+    # From the end, a file is read in blocks already.
+    with files.reading(path), _opened(part, -1 if from_end else files.BUFFER) as file:
         if not scan.is_later(path, file):
             lines_in = files.lines_in_from_end if from_end else files.lines_in
             yield from lines_in(file, lines.NO_RECORDING)
 
 
-def _opened(part: Part) -> BinaryIO:
+def _opened(part: Part, buffering: int) -> BinaryIO:
     path = part.segment.path
     try:
-        file = path.open("rb", buffering=files.BUFFER)
+        file = path.open("rb", buffering=buffering)
     except FileNotFoundError as error:
         raise FileTakenAway(path) from error
     if not part.is_still(os.fstat(file.fileno())):
