@@ -26,9 +26,6 @@ __all__ = ["Narrowing", "Selection", "histories", "select", "select_one"]
 _LAST = re.compile(r"last(?::([0-9]{1,9}))?", re.ASCII)
 _SESSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _CODES_REMEMBERED = 1000
-# How many are read at a time, and how large their bodies may be together.
-_AHEAD = 64
-_AHEAD_BYTES = 1024 * 1024
 
 
 class Selection:
@@ -61,6 +58,7 @@ class Selection:
         self._fixtures = journal.directory.parent if fixtures is None else Path(fixtures)
         self._narrowing = narrowing
         self._mismatched = mismatched
+        self._extent: Extent | None = None
         self.left_out = 0
 
     def __iter__(self) -> Iterator[Recording]:
@@ -69,7 +67,10 @@ class Selection:
         Raises `FileTakenAway` where a prune removes what was to come, after what stands before it.
         """
         self.left_out = 0
-        extent = self._journal.extent(self._narrowing.through)
+        extent = self._extent or self._journal.extent(self._narrowing.through)
+        if self._narrowing.through is not None:
+            # The same again each time, so that what a prune takes away in between is noticed.
+            self._extent = extent
         parts = [_part(selector, self._fixtures) for selector in self._selectors]
         sources = [_not_empty(self._journal, part, extent) for part in parts]
         if not sources:
@@ -79,7 +80,7 @@ class Selection:
         first = next(chosen, None)
         if first is None:
             raise self._nothing_left()
-        return chain((first,), _ahead(chosen))
+        return chain((first,), chosen)
 
     def count(self) -> int:
         """How many there are; they are gone through once, and it raises as that does."""
@@ -193,23 +194,6 @@ class _Source(NamedTuple):
 
     part: Recording | _Sought
     documents: Iterator[Document]
-
-
-def _ahead(recordings: Iterator[Recording]) -> Iterator[Recording]:
-    """The same, some of them read before the first is asked for: in turns with other work each costs much more."""
-    while True:
-        some: list[Recording] = []
-        size = 0
-        try:
-            for recording in recordings:
-                some.append(recording)
-                size += len(recording.body)
-                if len(some) == _AHEAD or size > _AHEAD_BYTES:
-                    break
-        finally:  # also those before a failure
-            yield from some
-        if not some:
-            return
 
 
 def _everything() -> _Sought:

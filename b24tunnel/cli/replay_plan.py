@@ -105,7 +105,7 @@ def planned(asked: Asked, run: Run | None, *, count: bool) -> Plan:
     through: Through | None
     if run is None:
         through = journal.through()
-        chosen = narrowing_of(**options, through=through)
+        chosen = narrowing_of(**options, now=through.at, through=through)
     else:
         # As it was when the run began.
         through = run.through
