@@ -112,13 +112,13 @@ class Selection:
             number = "The" if self.left_out == 1 else f"The {self.left_out:,}"
             return WrongUsage(
                 f"{number} {were} refused, because somebody else sent what came: name one by its id to use it "
-                f"nevertheless, as '{listed}' shows it."
+                f"nevertheless, as this shows it: {listed}"
             )
         options = self._narrowing.options
         if not options:
             return _nothing_of_then("the journal")
         verb = "leaves" if len(options) == 1 else "together leave"
-        return WrongUsage(f"{_and(options)} {verb} no recording: see what there is with '{listed}'.")
+        return WrongUsage(f"{_and(options)} {verb} no recording: see what there is with: {listed}")
 
 
 def select(journal: Journal, selectors: Iterable[str], fixtures: Path) -> Iterator[Recording]:
@@ -136,7 +136,7 @@ def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
     """The one recording that a selector names; raises `WrongUsage` where it names none or several."""
     chosen = list(islice(select(journal, [selector], fixtures), 2))
     if len(chosen) > 1:
-        raise WrongUsage(f"{selector!r} names several recordings: see them with 'b24tunnel list {selector}'.")
+        raise WrongUsage(f"{selector!r} names several recordings: see them with: b24tunnel list {_quoted(selector)}")
     return chosen[0]
 
 
@@ -260,7 +260,9 @@ def _part(selector: str, fixtures: Path) -> Recording | _Sought:
         try:
             return load(selector, fixtures)
         except FixtureNotFound:
-            pass
+            # A path is nothing else, however it is called.
+            if "/" in selector or selector.endswith(".json"):
+                raise
 
     @lru_cache(maxsize=1000)
     def matches(code: str | None) -> bool:

@@ -36,7 +36,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def recording(
     id: str, ago: float = 0.0, body: bytes = b"", code: str = "ONX", portal: str | None = None
 ) -> Recording:
-    moment = NOW - timedelta(minutes=ago)
+    moment = datetime.now(UTC) - timedelta(minutes=ago)
     return Recording(id, moment, "POST", "/b24/x", (("User-Agent", "B"),), body, code=code, portal=portal)
 
 
@@ -91,6 +91,7 @@ def test_list_is_narrowed(
     ("options", "said"),
     [
         (("--since", "soon"), "Error: 'soon' is no time: give ISO 8601"),
+        (("recordings/nowhere.json",), "Error: There is no fixture 'recordings/nowhere.json'"),
         (("--where", "dat.X=1"), "Error: No recording has 'dat' for a condition's path to begin"),
         (("--where", "data~["), "Error: '[' is no regular expression"),
         (("--since", "1h", "--until", "2h"), "Error: Nothing comes since "),

@@ -308,6 +308,7 @@ def test_every_key_of_a_document_can_be_asked_for() -> None:
         ("1w", NOW - timedelta(weeks=1)),
         ("0s", NOW),
         ("999999999w", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("1795618050", datetime.fromtimestamp(1795618050, UTC)),
     ],
 )
 def test_moments_as_users_write_them(text: str, expected: datetime) -> None:

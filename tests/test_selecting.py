@@ -238,7 +238,7 @@ class TestSelection:
     @pytest.mark.parametrize(
         ("selectors", "narrowing", "said"),
         [
-            (("2",), {"failed": True}, "--failed leaves no recording: see what there is with 'b24tunnel list 2'."),
+            (("2",), {"failed": True}, "--failed leaves no recording: see what there is with: b24tunnel list 2"),
             (("saved",), {"failed": True}, "--failed leaves no recording"),
             (("ON*",), {"portal": "x", "failed": True}, "--portal 'x' and --failed together leave no"),
             ((), {"where": [Condition.parse("auth.token=secret")]}, "--where auth.token leaves no recording"),
