@@ -136,7 +136,8 @@ def select_one(journal: Journal, selector: str, fixtures: Path) -> Recording:
     """The one recording that a selector names; raises `WrongUsage` where it names none or several."""
     chosen = list(islice(select(journal, [selector], fixtures), 2))
     if len(chosen) > 1:
-        raise WrongUsage(f"{selector!r} names several recordings, as this shows: b24tunnel list {_quoted(selector)}")
+        shown = f"b24tunnel list {_quoted(selector)}"
+        raise WrongUsage(f"{selector!r} names several recordings, as this shows: {shown}")
     return chosen[0]
 
 

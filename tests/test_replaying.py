@@ -25,6 +25,7 @@ from b24tunnel.replaying import (
     Rate,
     Report,
     Result,
+    SetPath,
     SetValue,
     Variation,
     areplay,
@@ -82,6 +83,16 @@ class TestWhatIsRight:
         assert (await areplay(recordings(1), handler.url, expect=["201", "body~ok"])).ok
         report = await areplay(recordings(1), handler.url, expect=["body~not", "202"])
         assert len(report.results[0].problems) == 2
+
+    async def test_another_path_is_where_it_goes(self, handler: RawServer) -> None:
+        report = await areplay(recording(1, target="/b24/x?a=1"), handler.url, changes=[SetPath("/other")])
+        assert report.ok
+        assert [request.line for request in handler.requests] == [b"POST /other?a=1 HTTP/1.1"]
+
+    async def test_a_change_has_to_give_a_recording(self, handler: RawServer) -> None:
+        with pytest.raises(WrongUsage, match="gave no recording"):
+            await areplay(recordings(1), handler.url, changes=[lambda recording: None])  # type: ignore[list-item]
+        assert not handler.requests
 
     async def test_one_change_refused_ends_the_run_with_a_report(self, handler: RawServer) -> None:
         report = Report()
@@ -192,7 +203,23 @@ class TestItsEnd:
 
         handler.answer = answer
         report = await areplay(recordings(9), handler.url, on_error="stop", concurrency=3)
-        assert (report.sent, report.wrong, report.cut_off) == (3, 3, 0)
+        assert (report.sent, report.wrong, report.cut_off, report.unsent) == (3, 3, 0, True)
+
+    async def test_one_that_was_being_made_ready_is_not_sent_then(self, handler: RawServer) -> None:
+        handler.answer = answer_with("500 Oh")
+        ended = asyncio.Event()
+
+        class Waits(OriginalPace):
+            async def turn(self, recording: Recording) -> float:
+                if recording.id == "1-2":
+                    await ended.wait()
+                return 0.0
+
+        def tell(result: Result) -> None:
+            ended.set()
+
+        report = await areplay(recordings(2), handler.url, on_error="stop", pace=Waits(), on_result=tell)
+        assert (report.sent, report.unsent) == (1, True)
 
     async def test_setting_stop_cuts_off_what_is_under_way(self, handler: RawServer, tmp_path: Path) -> None:
         write(tmp_path, 1, *recordings(9))

@@ -82,6 +82,7 @@ async def areplay(
     recordings = (recordings,) if isinstance(recordings, Recording) else recordings
     expect = (expect,) if isinstance(expect, str) else tuple(expect)
     concurrency = _concurrency(concurrency, pace)
+    own_path = own_path or any(isinstance(change, SetPath) for change in changes)
     sender_to = partial(Sender, timeout=timeout, concurrency=concurrency, keep_alive=True, own_path=own_path)
     sender = sender_to(to, cause="replay")
     beside = None
@@ -103,7 +104,6 @@ async def areplay(
             raise WrongUsage("To go on with a run, name the journal that it is noted in.")
         delivered = await asyncio.to_thread(journal.delivered_in, resumes.sessions)
         remaining = (recording for recording in remaining if not delivered.take(recording.id))
-    own_path = own_path or any(isinstance(change, SetPath) for change in changes)
     # Whoever compares wants the same answer, and not that it is 2xx.
     expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
     begun = time.monotonic()

@@ -119,7 +119,7 @@ class Sending:
         if self.filled is not None:
             recording = await self.filled(recording)
         late = 0.0 if self.pace is None else await self._late_at_its_turn(original, self.pace)
-        if late is None:
+        if self.report.stopped:  # meanwhile
             self._left_one = True
             return None
         for change in self.changes:
@@ -129,8 +129,8 @@ class Sending:
         self._taken += 1
         return _Taken(self._taken, recording, None if recording is original else original, late)
 
-    async def _late_at_its_turn(self, recording: Recording, pace: Pace) -> float | None:
-        """Wait for the moment to send it, and give how late that is in seconds; None where the run ends first."""
+    async def _late_at_its_turn(self, recording: Recording, pace: Pace) -> float:
+        """Wait for the moment to send it, or for the run's end, and give how late that is in seconds."""
         if self.on_error == "continue":
             return await pace.turn(recording)
         turn, ending = asyncio.ensure_future(pace.turn(recording)), asyncio.ensure_future(self._ending.wait())
@@ -140,7 +140,7 @@ class Sending:
             for waiting in (turn, ending):
                 waiting.cancel()
             await asyncio.gather(turn, ending, return_exceptions=True)
-        return None if self._ending.is_set() else turn.result()
+        return 0.0 if self._ending.is_set() else turn.result()
 
     async def noted(self, attempt: Attempt) -> None:
         """Note an attempt in the journal; the next one is sent meanwhile."""
