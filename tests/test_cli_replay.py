@@ -316,6 +316,16 @@ class TestOutput:
         assert "120 sent, all answered 2xx." in terminal.shown
 
 
+def test_what_was_refused_as_forged_is_left_out_unless_it_is_named(programs: Programs, handler: RawServer) -> None:
+    forged = [recording(n, verdict="mismatched") for n in (2, 3)]
+    write(programs.directory / "recordings", 1, recording(1), *forged)
+    program = replay(programs, handler, "1")
+    assert [number_of(request) for request in handler.requests] == [1]
+    assert "2 recordings were refused when they came, and left out now" in errors(program)
+    assert code_of(replay(programs, handler, "1-3")) == 0
+    assert [number_of(request) for request in handler.requests] == [1, 3]
+
+
 class TestDryRun:
     def test_says_what_would_go_where_and_how_long_it_takes(self, programs: Programs, handler: RawServer) -> None:
         deals(programs.directory, 3)

@@ -38,7 +38,7 @@ def dry_run(asked: Asked, run: Run | None) -> None:
             moments.add(recording.received_at)
             at = moments.seconds
         differences = differences_of(recording, changed) if plan.changes else ()
-        masker = Masker.of(recording)
+        masker = Masker.of(recording, changed)
         if asked.as_json:
             print_json(
                 {

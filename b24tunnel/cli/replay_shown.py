@@ -95,6 +95,8 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                 raise failures[0]
         finally:
             say_unreadable(plan.journal)
+            if plan.left_out is not None:
+                _note(plan.left_out)
             # Also when it could not go on: what was sent is sent.
             if begun or report.sent:
                 if not failures:
@@ -120,8 +122,6 @@ def _say_before(plan: Plan) -> None:
     """What a user wants to know before the first is sent: chance's seed, and how long it will take."""
     if plan.variation.needs_seed:
         _note(f"the seed is {plan.variation.seed}: --seed {plan.variation.seed} makes the same again.")
-    if plan.left_out is not None:
-        _note(plan.left_out)
     if plan.run is not None:
         left = "" if plan.total is None else f"{counted(plan.total, 'recording')} left of "
         _note(f"going on with the replay of session {plan.run.session}: {left}what it was to send.")
