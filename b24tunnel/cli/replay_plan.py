@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,28 +125,21 @@ def planned(asked: Asked, run: Run | None, *, count: bool) -> Plan:
         asked.changes(),
         asked.pace(),
     )
-    asked.comparison()
-    remaining = plan.to_be_sent()
-    first = list(islice(remaining, SHOWN + 1))
-    for recording in first:
-        _check(plan, recording)
-    if len(first) <= SHOWN:
-        plan.total = len(first)
-        plan.widths = (
-            max((len(recording.id) for recording in first), default=0),
-            min(_WIDEST_EVENT, max((len(what(recording)) for recording in first), default=0)),
-        )
     if plan.pace is not None:
         plan.planned = plan.pace.plan()
-        for recording in first:
+    to_the_end = bool(plan.changes) or plan.pace is not None or count
+    number = id_width = event_width = 0
+    for number, recording in enumerate(plan.to_be_sent(), 1):
+        if number > SHOWN and not to_the_end:
+            return plan
+        _check(plan, recording)
+        if plan.planned is not None:
             plan.planned.add(recording.received_at)
-    if plan.total is None and (plan.changes or plan.pace is not None or count):
-        plan.total = len(first)
-        for recording in remaining:
-            plan.total += 1
-            _check(plan, recording)
-            if plan.planned is not None:
-                plan.planned.add(recording.received_at)
+        if number <= SHOWN:
+            id_width, event_width = max(id_width, len(recording.id)), max(event_width, len(what(recording)))
+    plan.total = number
+    if plan.is_short:
+        plan.widths = id_width, min(_WIDEST_EVENT, event_width)
     return plan
 
 
