@@ -72,6 +72,7 @@ class Selection:
             # The same again each time, so that what a prune takes away in between is noticed.
             self._extent = extent
         parts = [_part(selector, self._fixtures) for selector in self._selectors]
+        _check_names(part for part in parts if isinstance(part, Recording))
         sources = [_not_empty(self._journal, part, extent) for part in parts]
         if not sources:
             sources = [_everything_since(self._journal, self._narrowing.since, extent)]
@@ -195,6 +196,14 @@ class _Source(NamedTuple):
 
     part: Recording | _Sought
     documents: Iterator[Document]
+
+
+def _check_names(fixtures: Iterable[Recording]) -> None:
+    """Raise `WrongUsage` for two fixtures of one name: nobody could tell attempts with them apart."""
+    known: dict[str, Recording] = {}
+    for fixture in fixtures:
+        if known.setdefault(fixture.id, fixture) != fixture:
+            raise WrongUsage(f"Two fixtures are called {fixture.id!r}: give one of them another name.")
 
 
 def _everything() -> _Sought:

@@ -306,6 +306,15 @@ class TestOutput:
         assert run is not None
         assert not run.finished
 
+    def test_a_slow_reader_gets_every_line(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 400)
+        command = f"{sys.executable} -m b24tunnel replay 1 --to {handler.url} --json"
+        slowly = f'{command} | while read -r line; do echo "$line"; sleep 0.01; done'
+        program = programs.start("bash", "-c", slowly)
+        program.wait()
+        assert len(program.lines) == 401
+        assert json_lines(program)[-1]["total"]["sent"] == 400
+
     def test_a_bar_shows_how_far_a_long_run_is_and_goes_away(self, programs: Programs, handler: RawServer) -> None:
         deals(programs.directory, 120)
         handler.hold = threading.Event()
@@ -470,6 +479,27 @@ class TestInterruption:
 
 
 class TestJUnit:
+    def test_it_is_there_whoever_reads_the_screen(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 1)
+        path = programs.directory / "results.xml"
+        for redirected in ("| head -c 0", ">/dev/full", "2>&-"):
+            command = f"{sys.executable} -m b24tunnel replay 1 --to {handler.url} --junit {path} {redirected}"
+            programs.start("bash", "-c", command).wait()
+            (suite,) = JUnitXml.fromfile(str(path))
+            assert suite.tests == 1
+            path.unlink()
+            assert not list(programs.directory.glob(".junit*"))
+
+    def test_a_run_with_nothing_left_has_an_empty_one(self, programs: Programs, handler: RawServer) -> None:
+        deals(programs.directory, 1)
+        path = programs.directory / "results.xml"
+        assert code_of(replay(programs, handler, "1")) == 0
+        program = programs.run("replay", "--resume", "--json", "--junit", str(path))
+        assert code_of(program) == 0
+        assert json_lines(program)[0]["total"]["ok"] is True
+        (suite,) = JUnitXml.fromfile(str(path))
+        assert suite.tests == 0
+
     def test_opens_in_a_parser(self, programs: Programs, handler: RawServer) -> None:
         deals(programs.directory, 3, answered(3, body=b"before"))
         handler.answer = lambda request: (

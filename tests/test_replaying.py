@@ -221,6 +221,53 @@ class TestItsEnd:
         report = await areplay(recordings(2), handler.url, on_error="stop", pace=Waits(), on_result=tell)
         assert (report.sent, report.unsent) == (1, True)
 
+    async def test_stop_that_is_set_already_sends_nothing(self, handler: RawServer) -> None:
+        stop = asyncio.Event()
+        stop.set()
+        report = await areplay(recordings(2), handler.url, stop=stop)
+        assert (report.sent, report.interrupted, report.unsent) == (0, True, True)
+        assert not handler.requests
+
+    async def test_where_the_other_handler_was_cut_off_nothing_was_compared(
+        self, handler: RawServer, tmp_path: Path
+    ) -> None:
+        write(tmp_path, 1, *recordings(2))
+        journal, stop = Journal.open(tmp_path), asyncio.Event()
+        with RawServer(hold=threading.Event()) as other:
+            options: dict[str, Any] = {"journal": journal, "against": other.url, "arguments": ["x"]}
+            run = asyncio.create_task(areplay(Selection(journal), handler.url, stop=stop, **options))
+            await asyncio.to_thread(other.wait_for, 1)
+            while handler.answered < 1 or not [a for a in journal.attempts("1-1") if a.cause == "replay"]:
+                await asyncio.to_thread(handler.wait_for, 1)
+            stop.set()
+            report = await run
+            assert (report.sent, report.cut_off, report.differing, report.wrong) == (1, 1, 0, 1)
+            assert other.hold is not None
+            other.hold.set()
+            again = await areplay(Selection(journal), handler.url, resumes=journal.last_run(), **options)
+        # The pair is sent again: it was not compared.
+        assert (again.sent, again.ok) == (2, True)
+
+    async def test_stop_ends_the_look_for_what_is_left(self, handler: RawServer, tmp_path: Path) -> None:
+        write(tmp_path, 1, *recordings(3))
+        found, looking, stop = threading.Event(), threading.Event(), asyncio.Event()
+
+        def slowly(document: Any) -> bool:
+            if document["id"] != "1-1":
+                looking.set()
+                found.wait(DEADLINE)
+            return True
+
+        handler.answer = answer_with("500 Oh")
+        chosen = Selection(Journal.open(tmp_path), narrowing=Narrowing(where=(slowly,)))
+        run = asyncio.create_task(areplay(chosen, handler.url, on_error="stop", stop=stop))
+        await asyncio.to_thread(looking.wait, DEADLINE)
+        await asyncio.to_thread(handler.wait_for, 1)
+        stop.set()
+        report = await run
+        assert report.unsent
+        found.set()
+
     async def test_setting_stop_cuts_off_what_is_under_way(self, handler: RawServer, tmp_path: Path) -> None:
         write(tmp_path, 1, *recordings(9))
         journal, stop = Journal.open(tmp_path), asyncio.Event()

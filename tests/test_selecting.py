@@ -289,14 +289,23 @@ class TestSelection:
         write(tmp_path, 3, recording("3-1", None, passed_through=True), recording("3-2"), attempt("3-2", None))
         assert selected("3", not_forwarded=True) == ["3-2"]
 
-    def test_a_fixture_is_not_taken_for_the_recording_that_it_is_named_like(
+    def test_a_fixture_that_is_named_like_a_recording_is_refused(
         self, selected: Callable[..., list[str]], tmp_path: Path
     ) -> None:
         (tmp_path / "1-2.json").write_bytes(to_line(recording("9-9", "ONA")))
-        path = str(tmp_path / "1-2.json")
-        assert selected(path, not_forwarded=True) == ["1-2"]
-        with pytest.raises(WrongUsage, match="--failed leaves no recording"):
-            selected(path, failed=True)
+        with pytest.raises(WrongUsage, match="has the name of a recording's id"):
+            selected(str(tmp_path / "1-2.json"))
+
+    def test_two_fixtures_of_one_name_are_refused_unless_they_are_the_same(
+        self, selected: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        paths = [tmp_path / directory / "deal.json" for directory in ("one", "other")]
+        for path, body in zip(paths, (b"a=1", b"a=2"), strict=True):
+            path.parent.mkdir()
+            path.write_bytes(to_line(recording("9-9", "ONA", body=body)))
+        assert selected(str(paths[0]), str(paths[0])) == ["deal", "deal"]
+        with pytest.raises(WrongUsage, match="Two fixtures are called 'deal'"):
+            selected(*map(str, paths))
 
     def test_a_selector_by_code_parses_no_other_lines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ class Printer:
     def __init__(self, on_failure: Callable[[OSError], None]) -> None:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
+        self._printed = 0
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._room = asyncio.Event()
         self._room.set()
@@ -45,14 +46,26 @@ class Printer:
 
     def finish(self, exit_code: int) -> None:
         """Print the rest. Whoever stopped reading without closing is not waited for: the process ends."""
-        self._waiting.put(None)
-        self._thread.join(_LAST_LINES_SECONDS)
-        if self._thread.is_alive():
+        if not self.drain():
             os._exit(exit_code)
+
+    def drain(self, *, patient: bool = False) -> bool:
+        """Print the rest, and give whether all of it was printed: somebody may have stopped reading.
+
+        A reader who is slow is waited for; one who has not taken a line for a while only where ``patient``. After
+        False nothing can be printed any more, and the process has to be ended with `os._exit`.
+        """
+        self._waiting.put(None)
+        printed = -1
+        while self._thread.is_alive() and (patient or printed != self._printed):
+            printed = self._printed
+            self._thread.join(_LAST_LINES_SECONDS)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         failed = False
         while (print_it := self._waiting.get()) is not None:
+            self._printed += 1
             try:
                 print_it()
             except OSError as error:

@@ -138,15 +138,18 @@ def replay_command(context: click.Context, /, **options: Any) -> None:
     """
     from b24tunnel.cli.replay_dry_run import dry_run
     from b24tunnel.cli.replay_plan import resumed
-    from b24tunnel.cli.replay_shown import carry_out
+    from b24tunnel.cli.replay_shown import carry_out, say_nothing_left
 
     asked, run = Asked(**options), None
     arguments: tuple[str, ...] = context.meta[_ARGUMENTS]
     if asked.resume:
         source = context.get_parameter_source
         typed = {name for name in options if source(name) is click.core.ParameterSource.COMMANDLINE} - {"resume"}
+        # Older versions of click take selectors that nobody has typed for typed ones.
+        typed -= set() if asked.selectors else {"selectors"}
         resuming = resumed(asked, typed, _MAY_DIFFER, _asked_by)
         if resuming is None:
+            say_nothing_left(asked)
             return
         asked, run = resuming
         # What is typed now goes in front of a -- of then, and after what it takes the place of.

@@ -18,6 +18,7 @@ from b24tunnel.journal.runs import Run
 from b24tunnel.recording import Recording
 from b24tunnel.replaying import Pace, Variation
 from b24tunnel.replaying.pace import Planned
+from b24tunnel.replaying.run import to_be_sent
 from b24tunnel.selecting import Selection
 from b24tunnel.through import Through
 
@@ -53,11 +54,8 @@ class Plan:
 
     def to_be_sent(self) -> Iterator[Recording]:
         """The recordings in order, as they were recorded."""
-        chosen = self.variation.varied(self.selection)
-        if self.run is None:
-            return chosen
-        delivered = self.journal.delivered_in(self.run.sessions)
-        return (recording for recording in chosen if not delivered.take(recording.id))
+        both = self.asked.against is not None
+        return to_be_sent(self.selection, self.variation, self.journal, self.run, both=both)
 
     @property
     def amount(self) -> str:
@@ -168,7 +166,8 @@ def resumed(
     if run.running:
         raise WrongUsage(f"The last replay, session {run.session}, still goes on: wait for it, or end it first.")
     if run.finished:
-        click.echo(f"The last replay, session {run.session}, delivered everything: nothing is left to send.")
+        text = f"The last replay, session {run.session}, delivered everything: nothing is left to send."
+        click.echo(text, err=asked.as_json)
         return None
     before = asked_by(run.arguments)
     # The report of the first run stays, unless another place is named for this one's.

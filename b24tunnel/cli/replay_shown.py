@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +43,20 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
     on_terminal = not asked.as_json and (sys.stdout.isatty() or sys.stderr.isatty())
     plan = planned(asked, run, count=on_terminal)
     report = Report(keep=0)
-    junit = JUnitFile(asked.junit) if asked.junit else None
-    _say_before(plan)
     if plan.variation.needs_seed and asked.seed is None:
         # In front, because behind a -- nothing is an option.
         arguments = ("--seed", str(plan.variation.seed), *arguments)
     failures: list[OSError] = []
+    printers: list[Printer] = []
 
     async def main(stop: asyncio.Event) -> None:
         def failed(error: OSError) -> None:
             failures.append(error)
             stop.set()
 
-        printer = Printer(failed)
+        printers.append(Printer(failed))
         with _progress(plan, on_terminal) as progress:
-            shown = _Shown(plan, printer, progress, junit)
+            shown = _Shown(plan, printers[0], progress, junit)
             try:
                 await areplay(
                     plan.selection,
@@ -83,28 +83,52 @@ def carry_out(asked: Asked, arguments: tuple[str, ...], run: Run | None) -> int:
                 )
             finally:
                 shown.end()
-                printer.finish(_exit_code(report, run))
 
-    with nullcontext() if junit is None else junit:
-        begun = False
+    begun = False
+    with nullcontext() if asked.junit is None else JUnitFile(asked.junit) as junit:
+        _say_before(plan)
         try:
             allocator.keep_what_is_freed()
             run_until_stopped(main, "Left at once.")
             begun = True
-            if failures:
-                raise failures[0]
         finally:
-            say_unreadable(plan.journal)
-            if plan.left_out is not None:
-                _note(plan.left_out)
-            # Also when it could not go on: what was sent is sent.
-            if begun or report.sent:
-                if not failures:
-                    _print_sum(plan, report)
-                if junit is not None:
-                    name = f"b24tunnel replay to {shown_url(asked.handler)}"
-                    junit.close(name, report.seconds, report.unsent)
+            # Also when it could not go on: what was sent is sent. And first what can be written whoever reads.
+            if junit is not None and (begun or report.sent):
+                junit.close(_title(asked), report.seconds, report.unsent)
+            _print_rest(plan, report, printers, failures, summed=begun or report.sent > 0)
     return _exit_code(report, run)
+
+
+def say_nothing_left(asked: Asked) -> None:
+    """What a run that has nothing to go on with prints and writes."""
+    if asked.as_json:
+        print_json({"total": report_json(Report(), ok=True)})
+    if asked.junit is not None:
+        with JUnitFile(asked.junit) as junit:
+            junit.close("b24tunnel replay --resume", 0.0, False)
+
+
+def _title(asked: Asked) -> str:
+    return f"b24tunnel replay to {shown_url(asked.handler)}"
+
+
+def _print_rest(
+    plan: Plan, report: Report, printers: list[Printer], failures: list[OSError], *, summed: bool
+) -> None:
+    """What is left of the results, what has to be said of the run, and its sum."""
+    try:
+        printed = all([printer.drain(patient=not report.interrupted) for printer in printers])
+    except KeyboardInterrupt:
+        printed = False
+    if not printed:
+        os._exit(_INTERRUPTED)  # nobody reads, and nothing more can be printed
+    if failures:
+        raise failures[0]
+    say_unreadable(plan.journal)
+    if plan.left_out is not None:
+        _note(plan.left_out)
+    if summed:
+        _print_sum(plan, report)
 
 
 def _exit_code(report: Report, run: Run | None) -> int:
@@ -115,7 +139,8 @@ def _exit_code(report: Report, run: Run | None) -> int:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"Note: {sentence}", err=True)
+    with suppress(OSError):  # a run is not given up because nobody reads what is said beside it
+        click.echo(f"Note: {sentence}", err=True)
 
 
 def _say_before(plan: Plan) -> None:
@@ -123,8 +148,8 @@ def _say_before(plan: Plan) -> None:
     if plan.variation.needs_seed:
         _note(f"the seed is {plan.variation.seed}: --seed {plan.variation.seed} makes the same again.")
     if plan.run is not None:
-        left = "" if plan.total is None else f"{counted(plan.total, 'recording')} left of "
-        _note(f"going on with the replay of session {plan.run.session}: {left}what it was to send.")
+        left = "" if plan.total is None else f", of which {counted(plan.total, 'recording')} left"
+        _note(f"going on with the replay of session {plan.run.session}{left}.")
     if plan.planned is not None and plan.planned.seconds is not None and plan.total:
         _note(f"{plan.amount} to be sent over {duration(plan.planned.seconds)}{plan.changed_gaps}.")
 
@@ -233,7 +258,7 @@ def _progress(plan: Plan, on_terminal: bool) -> Iterator[Progress | None]:
 def _print_sum(plan: Plan, report: Report) -> None:
     """The last lines: how many were sent and right, how quick the handler was, how to go on."""
     if plan.asked.as_json:
-        print_json({"total": report_json(report)})
+        print_json({"total": report_json(report, ok=_exit_code(report, plan.run) == 0)})
         return
     right = "all as expected" if plan.asked.expect or plan.asked.on_compare else "all answered 2xx"
     parts = [f"{report.wrong} failed" if report.wrong else right]
@@ -265,15 +290,15 @@ def _print_sum(plan: Plan, report: Report) -> None:
         click.echo("'b24tunnel replay --resume' sends what was not delivered.")
 
 
-def report_json(report: Report) -> dict[str, Any]:
-    """The sum for output."""
+def report_json(report: Report, *, ok: bool) -> dict[str, Any]:
+    """The sum for output. ``ok`` is what the exit code says."""
     return {
         "sent": report.sent,
         "wrong": report.wrong,
         "differing": report.differing,
         "unreached": report.unreached,
         "cut_off": report.cut_off,
-        "ok": report.ok,
+        "ok": ok,
         "interrupted": report.interrupted,
         "stopped": report.stopped,
         "seconds": round(report.seconds, 3),

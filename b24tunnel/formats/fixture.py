@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from b24tunnel.errors import WrongUsage
-from b24tunnel.recording import Recording, UnreadableRecord
+from b24tunnel.recording import Recording, UnreadableRecord, parse_id
 
 _LARGEST = 128 * 1024 * 1024
 
@@ -27,6 +27,8 @@ def load(name: str | Path, directory: str | Path = "recordings") -> Recording:
     """
     path = _find(str(name), Path(directory))
     try:
+        if parse_id(path.stem):
+            raise FixtureUnreadable(f"{path} has the name of a recording's id: give the fixture another name.")
         if path.stat().st_size > _LARGEST:
             raise FixtureUnreadable(f"{path} is larger than {_LARGEST:,} bytes: no fixture is.")
         record = json.loads(path.read_bytes())

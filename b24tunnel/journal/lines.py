@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 
-from b24tunnel.recording import FORMAT_VERSION, UnreadableRecord
+from b24tunnel.recording import FORMAT_VERSION, Cause, UnreadableRecord
 
 _OURS = b'{"v":1,"kind":"'
 RECORDING = _OURS + b'recording",'
@@ -41,9 +41,14 @@ attempt_head = re.compile(
 named_id = re.compile(rb'\{"v":1,"kind":"(?:recording","id|attempt","recording)":"' + _ID + rb'",').match
 
 
-# What follows the recording's id in an attempt's head; of other causes, it hands nothing over.
-FORWARDED = b'","cause":"forward",'
-REPLAYED = b'","cause":"replay",'
+def cause_mark(cause: Cause) -> bytes:
+    """What follows the recording's id in the head of an attempt with this cause."""
+    return b'","cause":"%s",' % cause.encode()
+
+
+# An attempt with any other cause hands nothing over.
+FORWARDED = cause_mark("forward")
+REPLAYED = cause_mark("replay")
 HANDING_OVER = (FORWARDED, REPLAYED)
 
 _NAMES = ATTEMPT + b'"recording":"'

@@ -21,7 +21,7 @@ from b24tunnel.journal.pending import Debt, debts
 from b24tunnel.journal.recorded_answers import RecordedAnswers
 from b24tunnel.journal.runs import Delivered, Run, last_run, resumed_elsewhere
 from b24tunnel.journal.scan import Scan
-from b24tunnel.recording import Attempt, Recording, parse_id
+from b24tunnel.recording import Attempt, Cause, Recording, parse_id
 from b24tunnel.through import Through
 
 # A query's answers are remembered for this many codes of at most this length.
@@ -202,9 +202,9 @@ class Journal:
         """
         return resumed_elsewhere(self._scan, session, own)
 
-    def delivered_in(self, sessions: Collection[int]) -> Delivered:
-        """What the replays of these sessions have delivered."""
-        return Delivered.of(self._scan, sessions)
+    def delivered_in(self, sessions: Collection[int], cause: Cause = "replay") -> Delivered:
+        """What the replays of these sessions have delivered; with ``against`` that to the second handler."""
+        return Delivered.of(self._scan, sessions, cause)
 
     def check(self) -> Iterator[Checked]:
         """What is in each of the journal's files and what is wrong with it; parses every line."""

@@ -54,7 +54,7 @@ class RecordedAnswers:
     Making it reads all attempts. What is written afterwards does not count: of sessions that begin later nothing
     does, and of those that were running the clock decides where a prune makes it necessary to read them again.
     Memory is eight bytes for each recording, and as much again while it is made; the answers stay on disk. Use it
-    from one thread, and `close` it.
+    from one thread at a time, and `close` it.
     """
 
     def __init__(self, scan: Scan, before: datetime | None = None, without: Collection[int] = ()) -> None:

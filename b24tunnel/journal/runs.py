@@ -15,7 +15,7 @@ from b24tunnel.journal.files import Segment
 from b24tunnel.journal.numbers import Numbers
 from b24tunnel.journal.pending import session_start
 from b24tunnel.journal.scan import Scan
-from b24tunnel.recording import Attempt, SessionEnd, SessionStart, parse_id
+from b24tunnel.recording import Attempt, Cause, SessionEnd, SessionStart, parse_id
 from b24tunnel.through import Through
 
 _PURPOSE = "replay"
@@ -149,7 +149,7 @@ def _wait_for_beginning(segments: list[Segment]) -> None:
 class Delivered:
     """How many times each recording was delivered in some runs of replay, to be taken away one by one.
 
-    What went to a second handler (cause ``against``) was not delivered.
+    What went to a second handler (cause ``against``) is not counted, unless that is asked for.
 
     `len` is how many are left. Memory is four bytes for each recording, and more for each fixture.
     """
@@ -160,25 +160,26 @@ class Delivered:
         self._left = 0
 
     @classmethod
-    def of(cls, scan: Scan, sessions: Collection[int]) -> Delivered:
-        """Read the attempts of these sessions.
+    def of(cls, scan: Scan, sessions: Collection[int], cause: Cause = "replay") -> Delivered:
+        """Read the attempts of these sessions that have this ``cause``.
 
         A recording is delivered when the handler was reached with it, whatever that made of it, and the try is
         over.
         """
         delivered = cls()
+        mark = lines.cause_mark(cause)
         for segment in scan.segments():
             if segment.session not in sessions:
                 continue
             for line in scan.lines(segment, lines.NO_ATTEMPT):
                 head = lines.attempt_head(line)
-                if head is not None and not line.startswith(lines.REPLAYED, head.end(1)):
+                if head is not None and not line.startswith(mark, head.end(1)):
                     continue
                 if head is not None and head[5] is not None:
                     delivered._add((int(head[2]), int(head[3])))
                     continue
                 attempt = scan.read(segment.path, line)
-                if isinstance(attempt, Attempt) and attempt.cause == "replay" and attempt.delivered:
+                if isinstance(attempt, Attempt) and attempt.cause == cause and attempt.delivered:
                     if (place := parse_id(attempt.recording)) is not None:
                         delivered._add(place)
                     else:

@@ -78,7 +78,8 @@ class Reader:
     def _wait_for_room(self) -> None:
         while not self._is_closed and not self._may_read_on():
             self._has_room.clear()
-            if not self._may_read_on():
+            # What was set in between is not waited for again.
+            if not self._is_closed and not self._may_read_on():
                 self._has_room.wait()
 
     def _may_read_on(self) -> bool:

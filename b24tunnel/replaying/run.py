@@ -70,8 +70,8 @@ async def areplay(
     ``through=journal.through()`` notes what there was to select from. A `Selection` is read in a thread.
 
     ``report`` is filled while the run goes on, also when it raises; ``on_result`` gets each result, and what it
-    returns is awaited before the next is sent; ``on_note`` gets sentences that a user should read. Setting
-    ``stop`` cuts off what is under way and ends the run with a report.
+    returns is awaited before the one who sent it sends another; ``on_note`` gets sentences that a user should
+    read. Setting ``stop`` cuts off what is under way and ends the run with a report.
 
     Raises `WrongUsage` for a bad URL, number or text and for a change that a recording does not allow,
     `OutsideFailure` where the journal cannot be written or tokens cannot be had. A handler that fails is in the
@@ -89,28 +89,26 @@ async def areplay(
     if against is not None:
         beside = sender_to(against, cause="against")
         compare = compare or Comparison()
-    answers = None
-    if compare is not None and against is None:
-        if journal is None:
-            raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
-        own = () if resumes is None else resumes.sessions
-        answers = await asyncio.to_thread(journal.recorded_answers, without=own)
+    # Whoever compares wants the same answer, and not that it is 2xx.
+    expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
+    by_journal = compare is not None and against is None
+    if by_journal and journal is None:
+        raise WrongUsage("To compare, name a journal that has the recorded answers, or a second handler.")
+    if resumes is not None and journal is None:
+        raise WrongUsage("To go on with a run, name the journal that it is noted in.")
     variation = variation or Variation()
     report.seed = variation.seed
     report.paced = pace is not None
-    remaining = variation.varied(recordings)
-    if resumes is not None:
-        if journal is None:
-            raise WrongUsage("To go on with a run, name the journal that it is noted in.")
-        delivered = await asyncio.to_thread(journal.delivered_in, resumes.sessions)
-        remaining = (recording for recording in remaining if not delivered.take(recording.id))
-    # Whoever compares wants the same answer, and not that it is 2xx.
-    expected = expectations(expect) if compare is None else tuple(map(Expectation.parse, expect))
     begun = time.monotonic()
     report.unsent = True  # until the run is over
     async with AsyncExitStack() as stack:
-        if answers is not None:
-            stack.enter_context(answers)
+        answers = None
+        if by_journal and journal is not None:
+            own = () if resumes is None else resumes.sessions
+            answers = stack.enter_context(await asyncio.to_thread(journal.recorded_answers, without=own))
+        remaining = await asyncio.to_thread(
+            to_be_sent, recordings, variation, journal, resumes, both=against is not None
+        )
         filling = await stack.enter_async_context(TokenFilling(auth, on_note=on_note))
         writer = None
         if journal is not None:
@@ -207,6 +205,28 @@ def _concurrency(given: int | None, pace: Pace | None) -> int:
     if not 1 <= given <= _MOST_CONCURRENT:
         raise WrongUsage(f"The concurrency must be 1 to {_MOST_CONCURRENT}, not {given}.")
     return given
+
+
+def to_be_sent(
+    recordings: Iterable[Recording],
+    variation: Variation,
+    journal: Journal | None = None,
+    resumes: Run | None = None,
+    *,
+    both: bool = False,
+) -> Iterator[Recording]:
+    """The recordings in the order in which a run sends them, without what the run that it ``resumes`` delivered.
+
+    ``both``: only what reached the second handler too was delivered.
+    """
+    remaining = variation.varied(recordings)
+    if resumes is None or journal is None:
+        return remaining
+    delivered = [journal.delivered_in(resumes.sessions)]
+    if both:
+        delivered.append(journal.delivered_in(resumes.sessions, "against"))
+    # Each is asked, for each has its own count.
+    return (one for one in remaining if not all([counted.take(one.id) for counted in delivered]))
 
 
 def _check_alone(journal: Journal, resumes: Run, own: int) -> None:

@@ -14,7 +14,7 @@ from b24tunnel.difference import Difference
 from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import Sender
 from b24tunnel.journal import JournalWriter
-from b24tunnel.recording import Attempt, Recording
+from b24tunnel.recording import INTERRUPTED, Attempt, Recording
 from b24tunnel.replaying.comparing import Comparison
 from b24tunnel.replaying.expecting import DEFAULT, Expectation
 from b24tunnel.replaying.expecting import problems as problems_of
@@ -24,7 +24,7 @@ from b24tunnel.replaying.result import Result
 
 OnError = Literal["continue", "stop"]
 Answers = Callable[[Recording], Attempt | None]
-# What it returns is waited for before the next is sent: who cannot take results quickly holds the run up.
+# What it returns is waited for before the one who sent it sends the next: so a slow reader holds the run up.
 OnResult = Callable[[Result], Awaitable[None] | None]
 
 _MOST_UNSYNCED = 1000
@@ -76,6 +76,9 @@ class Sending:
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Send all, up to the first wrong one where that ends it. Setting ``stop`` cuts off what is under way."""
+        if stop is not None and stop.is_set():
+            self.report.interrupted = self.report.unsent = True
+            return
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.sender)
             if self.against is not None:
@@ -99,9 +102,22 @@ class Sending:
             for failure in synced:
                 if isinstance(failure, BaseException):
                     raise failure
-            if self.report.stopped and not self._left_one:
-                self._left_one = await self.next_one() is not None
+            if self.report.stopped and not self._left_one and not self.report.interrupted:
+                self._left_one = await self._is_one_left(stop)
             self.report.unsent = self.report.interrupted or self._left_one
+
+    async def _is_one_left(self, stop: asyncio.Event | None) -> bool:
+        """Whether there is another one to send; it may be where nobody waited for the answer to that."""
+        looking = asyncio.ensure_future(self.next_one())
+        stopping = asyncio.ensure_future(stop.wait()) if stop is not None else None
+        waiting = [looking] if stopping is None else [looking, stopping]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return not looking.done() or looking.result() is not None
+        finally:
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def take(self) -> _Taken | None:
         """The next one as it is to be sent; None at the end."""
@@ -153,11 +169,14 @@ class Sending:
     def judged(self, taken: _Taken, attempt: Attempt, beside: Attempt | None) -> Awaitable[None] | None:
         """Count one answer and tell of it. ``beside`` is what the other handler answered, where there is one.
 
-        What is returned is to be awaited before the next is sent.
+        What is returned is to be awaited before the same worker sends its next.
         """
         problems = () if self._any_2xx and attempt.ok else problems_of(self.expectations, attempt)
         differences: tuple[Difference, ...] = ()
-        if self.comparison is not None:
+        cut_off = next((one for one in (attempt, beside) if one is not None and _is_cut_off(one)), None)
+        if cut_off is not None:
+            problems = (f"no answer: {cut_off.error}",)
+        elif self.comparison is not None:
             before = self._before(taken.recording, beside)
             differences = self.comparison.differences(before, attempt)
             if attempt.error is not None and not problems and not differences:
@@ -165,11 +184,11 @@ class Sending:
             if not differences:
                 self._say_not_compared(self.comparison.not_compared(before, attempt), taken.recording)
         number, recording, original, late = taken
-        result = Result(number, recording, attempt, problems, differences, late * 1000, original)
+        result = Result(number, recording, cut_off or attempt, problems, differences, late * 1000, original)
         self.report.add(result)
         if self.pace is not None:
             self.pace.answered(attempt)
-        if self.on_error == "stop" and not result.ok:
+        if self.on_error == "stop" and not result.ok and cut_off is None:
             self.report.stopped = True
             self._ending.set()
         return self.on_result(result)
@@ -183,6 +202,10 @@ class Sending:
         if self.against is not None:
             return beside
         return None if self.answers is None else self.answers(recording)
+
+
+def _is_cut_off(attempt: Attempt) -> bool:
+    return attempt.error is not None and attempt.error.startswith(INTERRUPTED)
 
 
 class _Worker:
