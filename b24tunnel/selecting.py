@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -73,7 +73,8 @@ class Selection:
             self._extent = extent
         parts = [_part(selector, self._fixtures) for selector in self._selectors]
         _check_names(part for part in parts if isinstance(part, Recording))
-        sources = [_not_empty(self._journal, part, extent) for part in parts]
+        named = _named(self._journal, parts, extent)
+        sources = [_not_empty(self._journal, part, extent, named) for part in parts]
         if not sources:
             sources = [_everything_since(self._journal, self._narrowing.since, extent)]
         narrowed = self._narrowing.over(self._journal) if self._narrowing.narrows else None
@@ -281,11 +282,29 @@ def _part(selector: str, fixtures: Path) -> Recording | _Sought:
     return _Sought(selector, lambda document: matches(document["code"]), by_code=True)
 
 
-def _not_empty(journal: Journal, part: Recording | _Sought, extent: Extent) -> _Source:
+def _named(journal: Journal, parts: Iterable[Recording | _Sought], extent: Extent) -> dict[str, Document]:
+    """What is named by its id, all of it found in one go."""
+    ids = {part.selector for part in parts if isinstance(part, _Sought) and part.is_id}
+    found: dict[str, Document] = {}
+    sessions = {place[0] for one in ids if (place := parse_id(one)) is not None}
+    for document in journal.documents(sessions, extent) if ids else ():
+        if document["id"] in ids and document.recording is not None:
+            found[document["id"]] = document
+            if len(found) == len(ids):
+                break
+    return found
+
+
+def _not_empty(
+    journal: Journal, part: Recording | _Sought, extent: Extent, named: Mapping[str, Document]
+) -> _Source:
     """What a selector selects; raises `WrongUsage` where that is nothing."""
     if isinstance(part, Recording):
         return _Source(part, iter(()))
-    documents = _oldest_first(journal, part, extent)
+    if part.is_id:
+        documents = iter([named[part.selector]] if part.selector in named else [])
+    else:
+        documents = _oldest_first(journal, part, extent)
     first = next((document for document in documents if document.recording is not None), None)
     if first is None:
         if extent.through is not None and _selects_now(journal, part):

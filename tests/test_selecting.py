@@ -577,3 +577,16 @@ def test_what_became_of_each_is_what_its_attempts_say(
                 iter(selection)
         found = histories(journal, (), Path(directory), limit=50, narrowing=narrowing)
         assert [one.recording for one in found] == expected[::-1]
+
+
+def test_many_ids_are_found_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1, *(recording(f"1-{number}") for number in range(1, 101)))
+    read: list[Any] = []
+    journal = Journal.open(tmp_path)
+    documents = journal.documents
+    monkeypatch.setattr(journal, "documents", lambda *given: read.append(given) or documents(*given))
+    ids = [f"1-{number}" for number in (50, 3, 99, 3)]
+    assert [one.id for one in Selection(journal, ids)] == ids
+    assert len(read) == 1
+    with pytest.raises(WrongUsage, match="'1-101' selects no recording"):
+        iter(Selection(journal, ["1-1", "1-101"]))
