@@ -7,6 +7,7 @@ import contextlib
 import os
 import pty
 import sys
+import termios
 from pathlib import Path
 
 from programs import wait_until
@@ -33,6 +34,15 @@ class Terminal:
     def type(self, text: str) -> None:
         """Press these keys."""
         os.write(self._terminal, text.encode())
+
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
+
+    def type_unseen(self, text: str) -> None:
+        """Press these keys once they are not shown: what was typed before that is thrown away."""
+        wait_until(lambda: not self.echoes(), f"what is typed is not shown any more, after: {self.shown}")
+        self.type(text)
 
     def close(self) -> int:
         """Close the window, as a person does with the mouse; the exit code, once the program has ended."""

@@ -296,7 +296,10 @@ def test_under_a_supervisor_that_closes_its_streams_it_runs_and_ends(programs: P
 
 def _listens(pid: int) -> bool:
     """Whether the process has a listening socket of its own."""
-    own = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    own = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            own.add(str(entry.readlink()))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(row[3] == "0A" and f"socket:[{row[9]}]" in own for row in rows)
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import termios
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -48,10 +47,6 @@ class Person(Terminal):
     def arguments(self) -> str:
         """What everybody on this machine can see of the program."""
         return Path(f"/proc/{self._pid}/cmdline").read_bytes().decode(errors="replace")
-
-    def echoes(self) -> bool:
-        """Whether the terminal shows what is typed."""
-        return bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
 
     def end(self) -> None:
         if not self.ended:
@@ -138,7 +133,7 @@ def add_oauth(person: Open, sandbox: SandboxProcess) -> Person:
     adding.wait_for("client_id")
     adding.type(f"{sandbox.credentials['client_id']}\n")
     adding.wait_for("not shown")
-    adding.type(f"{sandbox.credentials['client_secret']}\n")
+    adding.type_unseen(f"{sandbox.credentials['client_secret']}\n")
     assert adding.exit_code() == 0
     return adding
 
@@ -349,7 +344,7 @@ def test_installation_from_nothing_to_stored_tokens(person: Open, sandbox: Sandb
     handler = address_on(login, "/b24/")
     sandbox.application(handler, install=handler, api_only=True)
     login.wait_for("client_secret")
-    login.type(f"{sandbox.credentials['client_secret']}\n")
+    login.type_unseen(f"{sandbox.credentials['client_secret']}\n")
     assert login.exit_code() == 0
     stored = State.open().portal("work")
     assert stored.application_token == sandbox.credentials["application_token"]
@@ -373,7 +368,7 @@ def test_an_outgoing_webhook_from_nothing_to_a_verified_event(
     login = person("portal", "login", "work", "--port", port)
     token = sandbox.webhook(address_on(login, "/b24/"))
     login.wait_for("Application token, which is not shown")
-    login.type(f"{token}\n")
+    login.type_unseen(f"{token}\n")
     assert login.exit_code() == 0
     assert token not in login.shown
     assert State.open().portal("work").application_token == token

@@ -88,7 +88,7 @@ def add(stage: Stage, way: str) -> None:
         adding.wait_for("client_id")
         adding.type(f"{stage.sandbox.credentials['client_id']}\n")
         adding.wait_for("not shown")
-        adding.type(f"{stage.sandbox.credentials['client_secret']}\n")
+        adding.type_unseen(f"{stage.sandbox.credentials['client_secret']}\n")
     assert adding.exit_code() == 0, adding.shown
     assert "b24tunnel portal login work" in adding.shown
 
@@ -108,7 +108,7 @@ def install(stage: Stage, login: Person) -> None:
     handler = address_on(login, "/b24/")
     stage.sandbox.application(handler, install=handler, api_only=True)
     login.wait_for("client_secret")
-    login.type(f"{stage.sandbox.credentials['client_secret']}\n")
+    login.type_unseen(f"{stage.sandbox.credentials['client_secret']}\n")
 
 
 def secrets(stage: Stage) -> set[str]:
@@ -201,7 +201,7 @@ def test_an_outgoing_webhook(stage: Stage) -> None:
     token = stage.sandbox.webhook(pasted)
     stage.more_secrets.add(token)
     login.wait_for("Application token, which is not shown")
-    login.type(f"{token}\n")
+    login.type_unseen(f"{token}\n")
     assert login.exit_code() == 0, login.shown
     assert "listen --no-bind --portal work" in login.shown
     listen = stage.type("listen", "--no-bind", "--portal", "work", "--port", port, "--forward", stage.handler.url)
