@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from b24tunnel.recording import Recording
 
 # How many are read ahead, and how large their bodies may be together. In turns with sending each costs more.
-_AHEAD = 64
+_AHEAD = 256
 _BYTES_AHEAD = 1024 * 1024
 
 
@@ -52,7 +52,7 @@ class Reader:
                 return None
         recording = self._read.popleft()
         self._bytes_given += len(recording.body)
-        if len(self._read) <= _AHEAD // 4 and not self._has_room.is_set():
+        if len(self._read) <= _AHEAD // 2 and not self._has_room.is_set():
             self._has_room.set()
         return recording
 
