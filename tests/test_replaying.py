@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_disk import Disk
 from journal_files import write
 from programs import DEADLINE
 from raw_server import RESET, RawServer, Request, answer_with
@@ -177,11 +179,12 @@ class TestItsEnd:
         assert (report.sent, report.stopped, report.unsent) == (1, True, True)
 
     async def test_looking_for_the_next_one_holds_nothing_up(self, handler: RawServer, tmp_path: Path) -> None:
-        write(tmp_path, 1, *recordings(3))
-        found = threading.Event()
+        write(tmp_path, 1, *recordings(4))
+        found, sent = threading.Event(), threading.Event()
 
         def slowly(document: Any) -> bool:
-            return document["id"] == "1-1" or (found.wait(DEADLINE) and document["id"] == "1-3")
+            gate = {"1-2": found, "1-4": sent}.get(document["id"])
+            return (gate is None or gate.wait(DEADLINE)) and document["id"] in ("1-1", "1-3")
 
         chosen = Selection(Journal.open(tmp_path), narrowing=Narrowing(where=(slowly,)))
         run = asyncio.create_task(areplay(chosen, handler.url, timeout=1))
@@ -191,6 +194,9 @@ class TestItsEnd:
             await asyncio.to_thread(found.wait, 0.01)
         assert not run.done()
         found.set()
+        await asyncio.to_thread(handler.wait_for, 2)
+        # And its end is told when it is found.
+        sent.set()
         assert (await run).ok
         assert [number_of(request) for request in handler.requests] == [1, 3]
 
@@ -320,11 +326,40 @@ class TestItsEnd:
 
         run = asyncio.create_task(areplay(recordings(3), handler.url, on_result=slowly))
         await first.wait()
-        for _ in range(100):
-            await asyncio.sleep(0)
+        with RawServer() as other:  # what another run does meanwhile, this one could have done too
+            assert (await areplay(recordings(20), other.url)).ok
         assert (told, len(handler.requests)) == ([1], 1)
         gate.set()
         assert (await run).sent == 3
+
+    async def test_an_attempt_that_cannot_be_noted_is_no_success(
+        self, handler: RawServer, tmp_path: Path, disk: Disk
+    ) -> None:
+        write(tmp_path, 1, *recordings(2))
+        journal, report = Journal.open(tmp_path), Report()
+        handler.hold = threading.Event()
+        run = asyncio.create_task(areplay(Selection(journal), handler.url, journal=journal, report=report))
+        await asyncio.to_thread(handler.wait_for, 1)  # the session's own first line is on disk
+        disk.failures.append(OSError(errno.ENOSPC, "No space left on device"))
+        handler.hold.set()
+        with pytest.raises(OutsideFailure):
+            await run
+        assert report.unsent
+        last = journal.last_run(with_arguments=False)
+        assert last is None or not last.finished
+
+    async def test_a_run_that_is_resumed_does_not_compare_with_itself(
+        self, handler: RawServer, tmp_path: Path
+    ) -> None:
+        write(tmp_path, 1, recording(1))
+        journal = Journal.open(tmp_path)
+        options: dict[str, Any] = {"variation": Variation(times=2), "compare": Comparison(), "arguments": ["x"]}
+        first = await areplay(Selection(journal), handler.url, journal=journal, on_error="stop", **options)
+        assert (first.sent, first.differing) == (1, 1)
+        second = await areplay(
+            Selection(journal), handler.url, journal=journal, resumes=journal.last_run(), **options
+        )
+        assert (second.sent, second.differing) == (1, 1)
 
     async def test_a_journal_that_cannot_be_written_is_no_success(
         self, handler: RawServer, tmp_path: Path
