@@ -490,37 +490,6 @@ class TestJUnit:
             path.unlink()
             assert not list(programs.directory.glob(".junit*"))
 
-    def test_it_is_there_where_nobody_reads_and_the_run_is_interrupted(
-        self, programs: Programs, handler: RawServer
-    ) -> None:
-        deals(programs.directory, 3000)
-        path = programs.directory / "results.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "b24tunnel",
-            "replay",
-            "1",
-            "--to",
-            handler.url,
-            "--json",
-            "--junit",
-            str(path),
-        ]
-        with subprocess.Popen(
-            command,
-            cwd=programs.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
-            handler.wait_for(150)  # a pipe's room and what waits for more
-            process.send_signal(signal.SIGINT)
-            assert process.wait(DEADLINE) == 130
-        (suite,) = JUnitXml.fromfile(str(path))
-        assert 150 <= suite.tests < 3000
-        assert suite.skipped == 1
-
     def test_a_run_with_nothing_left_has_an_empty_one(self, programs: Programs, handler: RawServer) -> None:
         deals(programs.directory, 1)
         path = programs.directory / "results.xml"
