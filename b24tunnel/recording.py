@@ -198,6 +198,11 @@ class Attempt:
         return self.cause in _HANDING_OVER
 
     @property
+    def cut_off(self) -> bool:
+        """This program stopped before the handler had answered."""
+        return self.error is not None and self.error.startswith(INTERRUPTED)
+
+    @property
     def delivered(self) -> bool:
         """The try is over and the handler was reached, whatever it made of it."""
         return self.error is None or not self.error.startswith((UNREACHED, INTERRUPTED))

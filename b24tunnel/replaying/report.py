@@ -6,7 +6,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from b24tunnel.recording import INTERRUPTED, Attempt
+from b24tunnel.recording import Attempt
 from b24tunnel.replaying.latency import Latency
 from b24tunnel.replaying.result import Result
 
@@ -49,7 +49,7 @@ class Report:
             self.differing += bool(result.differences)
         if attempt.delivered:
             self.latency.add(attempt.duration_ms)
-        elif (attempt.error or "").startswith(INTERRUPTED):
+        elif attempt.cut_off:
             self.cut_off += 1
         else:
             self.unreached += 1

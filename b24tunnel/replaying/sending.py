@@ -14,7 +14,7 @@ from b24tunnel.difference import Difference
 from b24tunnel.errors import WrongUsage
 from b24tunnel.forward import Sender
 from b24tunnel.journal import JournalWriter
-from b24tunnel.recording import INTERRUPTED, Attempt, Recording
+from b24tunnel.recording import Attempt, Recording
 from b24tunnel.replaying.comparing import Comparison
 from b24tunnel.replaying.expecting import DEFAULT, Expectation
 from b24tunnel.replaying.expecting import problems as problems_of
@@ -173,7 +173,7 @@ class Sending:
         """
         problems = () if self._any_2xx and attempt.ok else problems_of(self.expectations, attempt)
         differences: tuple[Difference, ...] = ()
-        cut_off = next((one for one in (attempt, beside) if one is not None and _is_cut_off(one)), None)
+        cut_off = next((one for one in (attempt, beside) if one is not None and one.cut_off), None)
         if cut_off is not None:
             problems = (f"no answer: {cut_off.error}",)
         elif self.comparison is not None:
@@ -202,10 +202,6 @@ class Sending:
         if self.against is not None:
             return beside
         return None if self.answers is None else self.answers(recording)
-
-
-def _is_cut_off(attempt: Attempt) -> bool:
-    return attempt.error is not None and attempt.error.startswith(INTERRUPTED)
 
 
 class _Worker:
